@@ -1,0 +1,54 @@
+"""Durable, metered runs for the CrewAI crews you already have.
+
+Importing this package imports neither crewai nor anything heavy: names are resolved when used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crewai_prod import errors
+    from crewai_prod._crewai.harden import harden
+    from crewai_prod.journal import Journal, open_journal
+    from crewai_prod.run import current_step
+    from crewai_prod.settings import Settings
+    from crewai_prod.tooling import CurrentStep, Outcome
+
+__all__ = [
+    "CurrentStep",
+    "Journal",
+    "Outcome",
+    "Settings",
+    "current_step",
+    "errors",
+    "harden",
+    "open_journal",
+]
+
+_HOMES = {
+    "CurrentStep": "crewai_prod.tooling",
+    "Journal": "crewai_prod.journal",
+    "Outcome": "crewai_prod.tooling",
+    "Settings": "crewai_prod.settings",
+    "current_step": "crewai_prod.run",
+    "harden": "crewai_prod._crewai.harden",
+    "open_journal": "crewai_prod.journal",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("crewai_prod.errors")
+    if name == "__version__":
+        return import_module("importlib.metadata").version("crewai-prod")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'crewai_prod' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -1,0 +1,143 @@
+"""A crew's copy for one run: its agents, tasks, models and tools behind their seams, linked anew.
+
+Every object of the user's is copied at most once, so that what was shared stays shared (one model of
+two agents, one task in two contexts). State that CrewAI keeps on an object from one kickoff to the next
+and that would mix runs (executors, counters, retries) starts afresh.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from crewai import Crew, Task
+from crewai.agents.tools_handler import ToolsHandler
+from crewai.llms.base_llm import BaseLLM
+
+from crewai_prod._crewai.agents import RunAgent
+from crewai_prod._crewai.llm import take_over_llm
+from crewai_prod._crewai.takeover import give_back, put, put_private, take_over
+from crewai_prod._crewai.tasks import RunTask, TaskSeam
+from crewai_prod._crewai.tools import ToolBench
+from crewai_prod.run import Run
+from crewai_prod.tooling import ToolOptions
+
+CREW_LLMS = ("manager_llm", "planning_llm", "function_calling_llm", "chat_llm")
+_AGENT_LLMS = ("llm", "function_calling_llm")
+_KEPT_OF_CREW = frozenset({"agents", "tasks", "manager_agent", "stream", *CREW_LLMS})
+_KEPT_OF_AGENT = frozenset(
+    {"crew", "tools", "agent_executor", "tools_handler", "planning_config", *_AGENT_LLMS}
+)
+_KEPT_OF_TASK = frozenset({"agent", "context", "tools", "_guardrail", "_guardrails", "_thread"})
+
+
+class Workshop:
+    """Takes over the objects of one crew for one run."""
+
+    def __init__(self, run: Run, options: Mapping[str, ToolOptions]) -> None:
+        self._run = run
+        self._bench = ToolBench(run, options)
+        self._taken: dict[int, tuple[Any, Any]] = {}
+
+    def llm(self, llm: Any) -> Any:
+        """A model behind its seam; names of models and None stay as they are."""
+        if not isinstance(llm, BaseLLM):
+            return llm
+        return self._once(llm, lambda: take_over_llm(llm, self._run))
+
+    def agent(self, agent: Any) -> Any:
+        """An agent with its models and tools behind their seams."""
+        if agent is None:
+            return None
+        return self._once(agent, lambda: self._agent(agent))
+
+    def fill(self, crew: Any) -> None:
+        """Put taken-over agents, tasks and models into a copy of a crew."""
+        put(
+            crew,
+            agents=[self.agent(agent) for agent in crew.agents],
+            manager_agent=self.agent(crew.manager_agent),
+            **{name: self.llm(crew.__dict__.get(name)) for name in CREW_LLMS},
+        )
+        taken = [self._task(position, task) for position, task in enumerate(crew.tasks)]
+        for original, task in zip(crew.tasks, taken, strict=True):
+            if isinstance(original.context, list):
+                put(task, context=[self._same(one) for one in original.context])
+        put(crew, tasks=taken)
+
+    def _once(self, original: Any, make: Any) -> Any:
+        if id(original) not in self._taken:
+            self._taken[id(original)] = (original, make())
+        return self._taken[id(original)][1]
+
+    def _same(self, original: Any) -> Any:
+        """The copy of an object, or the object itself if it belongs to no one here."""
+        return self._taken.get(id(original), (None, original))[1]
+
+    def _agent(self, agent: Any) -> Any:
+        values = agent.__dict__
+        taken = take_over(agent, RunAgent, self._run)
+        put(taken, **{name: self.llm(values.get(name)) for name in _AGENT_LLMS if name in values})
+        put(
+            taken,
+            tools=self._bench.take(values.get("tools")),
+            agent_executor=None,
+            tools_results=[],
+        )
+        handler = values.get("tools_handler")
+        if isinstance(handler, ToolsHandler):
+            put(taken, tools_handler=ToolsHandler(cache=handler.cache))
+        config = values.get("planning_config")
+        if config is not None and isinstance(getattr(config, "llm", None), BaseLLM):
+            put(taken, planning_config=config.model_copy(update={"llm": self.llm(config.llm)}))
+        put_private(
+            taken,
+            _times_executed=0,
+            _last_messages=[],
+            _tool_failures=[],
+            _mcp_resolver=None,
+            _mcp_clients=[],
+        )
+        return taken
+
+    def _task(self, position: int, task: Task) -> Any:
+        seam = TaskSeam(run=self._run, bench=self._bench, position=position)
+        taken = self._once(task, lambda: take_over(task, RunTask, seam))
+        put(
+            taken,
+            agent=self.agent(task.agent),
+            tools=self._bench.take(task.tools),
+            output=None,
+            retry_count=0,
+            processed_by_agents=set(),
+        )
+        private = task.__pydantic_private__ or {}
+        put_private(
+            taken,
+            _guardrail_retry_counts={},
+            _thread=None,
+            _guardrail=self._guardrail(private.get("_guardrail")),
+            _guardrails=[self._guardrail(one) for one in private.get("_guardrails") or []],
+        )
+        return taken
+
+    def _guardrail(self, guardrail: Any) -> Any:
+        """A guardrail that asks a model asks the run's."""
+        llm = getattr(guardrail, "llm", None)
+        if not isinstance(llm, BaseLLM):
+            return guardrail
+        taken = copy.copy(guardrail)
+        taken.llm = self.llm(llm)
+        return taken
+
+
+def give_back_crew(taken: Any, held: Crew) -> None:
+    """Let the crew a user holds show what the run left, as after a bare kickoff."""
+    give_back(taken, held, keep=_KEPT_OF_CREW)
+    for agent, original in zip(taken.agents, held.agents, strict=False):
+        give_back(agent, original, keep=_KEPT_OF_AGENT)
+    if taken.manager_agent is not None and held.manager_agent is not None:
+        give_back(taken.manager_agent, held.manager_agent, keep=_KEPT_OF_AGENT)
+    for task, original in zip(taken.tasks, held.tasks, strict=False):
+        give_back(task, original, keep=_KEPT_OF_TASK)

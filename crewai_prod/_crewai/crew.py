@@ -1,0 +1,362 @@
+"""The seam in front of a crew: the hardened crew, and the copy of it that advances one run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from crewai import Crew
+from crewai.utilities.llm_utils import create_llm
+from crewai.utilities.planning_handler import CrewPlanner
+
+from crewai_prod._crewai.agents import in_scope
+from crewai_prod._crewai.build import CREW_LLMS, Workshop, give_back_crew
+from crewai_prod._crewai.definition import define
+from crewai_prod._crewai.failures import describe
+from crewai_prod._crewai.llm import read_metrics
+from crewai_prod._crewai.options import Options
+from crewai_prod._crewai.outputs import decode_output, decode_result, encode_result
+from crewai_prod._crewai.stop import StopRun
+from crewai_prod._crewai.takeover import put, seam_of, take_over
+from crewai_prod.errors import CrewProdError, JournalError, UsageError
+from crewai_prod.records import Opened, RunStatus, Usage
+from crewai_prod.run import Run, UnknownPolicy, current_step, recorded_usage, status_of
+from crewai_prod.session import RunRequest, inputs_digest, open_session
+from crewai_prod.steps import Scope
+
+
+@dataclass(slots=True)
+class CrewSeam:
+    """What a hardened crew knows: how to run, how to be built anew, and who holds it.
+
+    Attributes:
+        build: Makes a fresh crew for each run; None to copy the hardened crew itself.
+        held: The crew objects a user may hold besides the hardened one.
+        built_with: The crew's fields as `build` left them, to tell what the user has set since.
+    """
+
+    options: Options
+    build: Callable[[], Crew] | None = None
+    held: tuple[Crew, ...] = ()
+    built_with: dict[str, Any] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    last_run: str | None = None
+
+
+class HardenedCrew:
+    """A crew whose every kickoff is a durable run.
+
+    `kickoff`, `kickoff_async` and `akickoff` take three more arguments:
+
+    Args:
+        run_id: Name of the run. An unknown one starts; a finished one returns the stored result
+            without any call; a failed, interrupted or paused one resumes. None: one is made.
+        on_change: `stop`, `rerun` or `keep`, for this kickoff.
+        unknown: `pause`, `rerun`, `fail`, an `Outcome`, or outcomes by step id, for this kickoff.
+
+    Raises:
+        RunInUse: Another process or thread is advancing the run.
+        RunMismatch: The run was started with other inputs.
+        DefinitionChanged: The crew is not the one the run was started with.
+        RunPaused: The run waits for a person.
+        JournalError: The journal could not be opened, read or written.
+    """
+
+    def kickoff(
+        self,
+        inputs: dict[str, Any] | None = None,
+        *args: Any,
+        run_id: str | None = None,
+        on_change: str | None = None,
+        unknown: UnknownPolicy | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run, resume, or return what the finished run returned."""
+        working = _working(self, run_id, on_change, unknown, args, kwargs)
+        return working.kickoff(inputs, *args, **kwargs)
+
+    async def kickoff_async(
+        self,
+        inputs: dict[str, Any] | None = None,
+        *args: Any,
+        run_id: str | None = None,
+        on_change: str | None = None,
+        unknown: UnknownPolicy | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """`kickoff` on a worker thread."""
+        working = await asyncio.to_thread(
+            _working, self, run_id, on_change, unknown, args, kwargs
+        )
+        return await working.kickoff_async(inputs, *args, **kwargs)
+
+    async def akickoff(
+        self,
+        inputs: dict[str, Any] | None = None,
+        *args: Any,
+        run_id: str | None = None,
+        on_change: str | None = None,
+        unknown: UnknownPolicy | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """`kickoff` on the event loop; commits are made on worker threads."""
+        working = await asyncio.to_thread(
+            _working, self, run_id, on_change, unknown, args, kwargs
+        )
+        return await working.akickoff(inputs, *args, **kwargs)
+
+    def copy(self) -> Any:
+        """A hardened copy; CrewAI's own would be a bare crew."""
+        return harden_crew(super().copy(), seam_of(self).options)  # type: ignore[misc]
+
+    @property
+    def last_run(self) -> str | None:
+        """Id of the run that finished last on this object."""
+        seam: CrewSeam = seam_of(self)
+        return seam.last_run
+
+
+@dataclass(slots=True, kw_only=True)
+class RunSeam:
+    """One run of a hardened crew."""
+
+    facade: Any
+    seam: CrewSeam
+    run: Run
+    workshop: Workshop
+    options: Options
+    run_id: str | None
+    made: Any = None
+    """The crew's output before any after-kickoff callback."""
+
+    def open(self, crew: Any, inputs: Any, files: Any) -> Any:
+        """Open the run; returns the stored result of a finished one, else None."""
+        given = {**(inputs or {}), "input_files": files} if files else inputs
+        journal = self.run.journal
+        request = RunRequest(
+            run_id=self.run_id,
+            kind="crew",
+            name=crew.name,
+            inputs=given,
+            on_change=self.options.on_change,
+            unknown=self.options.unknown,
+            lease_seconds=self.options.settings.lease_seconds,
+            open_log=lambda run_id: self.options.open_log(journal, run_id, crew.name),
+        )
+        opened = open_session(self.run, request, define(crew, inputs_digest(given)))
+        self.seam.last_run = opened.run.run_id
+        return self._stored(crew, opened) if opened.lease is None else None
+
+    def _stored(self, crew: Any, opened: Opened) -> Any:
+        journal, run_id = self.run.journal, opened.run.run_id
+        talks = {
+            task.position: journal.conversation(run_id, task.messages)
+            for task in opened.tasks
+            if task.messages
+        }
+        for record in opened.tasks:
+            if record.position < len(crew.tasks) and record.output is not None:
+                task = crew.tasks[record.position]
+                talk = talks.get(record.position, [])
+                put(task, output=decode_output(record.output, task, talk))
+        usage = recorded_usage(journal.steps(run_id), journal.attempts(run_id))
+        put(crew, usage_metrics=read_metrics(usage), token_usage=read_metrics(usage))
+        result = self._result(crew, opened, talks, usage)
+        self._show(crew)
+        return result
+
+    def _result(self, crew: Any, opened: Opened, talks: Mapping[int, Any], usage: Usage) -> Any:
+        conversations = [talks.get(position, []) for position in range(len(crew.tasks))]
+        stored = orjson.loads(opened.run.result or "{}")
+        result = decode_result(
+            orjson.dumps(stored["output"]).decode(),
+            crew.tasks,
+            usage,
+            conversations,
+        )
+        if not stored["complete"]:
+            for callback in crew.after_kickoff_callbacks:
+                result = callback(result)
+        return result
+
+    def finished(self, crew: Any, result: Any) -> Any:
+        """Record the run's end; only then is its result handed over."""
+        if self.run.stopped is not None:
+            raise self.failed(crew, self.run.stopped)
+        stored = encode_result(result)
+        before = stored if stored is not None else encode_result(self.made)
+        text = orjson.dumps({"complete": stored is not None, "output": orjson.loads(before)})
+        self.run.end(RunStatus.COMPLETED, result=text.decode())
+        self._show(crew)
+        return result
+
+    def failed(self, crew: Any, error: BaseException) -> BaseException:
+        """Record how the run ended; returns what the caller of `kickoff` is to see."""
+        seen: BaseException = error.error if isinstance(error, StopRun) else error
+        if self.run.stopped is not None and isinstance(error, Exception):
+            seen = self.run.stopped
+        if isinstance(seen, CrewProdError):
+            seen.outputs = tuple(t.output for t in crew.tasks if t.output is not None)
+            facts = seen.facts()
+        else:
+            facts = describe(seen)
+            seen.add_note(f"crewai-prod: resume with run_id={self.run.run_id!r}")
+        self._record_end(seen, orjson.dumps(facts).decode())
+        self._show(crew)
+        return seen
+
+    def _record_end(self, error: BaseException, facts: str) -> None:
+        """A run whose end cannot be recorded stays `running` without an owner: it can be resumed."""
+        try:
+            self.run.end(status_of(error), error=facts)
+        except JournalError:
+            self.run.abandon()
+
+    def _show(self, crew: Any) -> None:
+        with self.seam.lock:
+            for held in (self.facade, *self.seam.held):
+                give_back_crew(crew, held)
+
+
+class RunCrew:
+    """The copy of a crew that advances one run."""
+
+    def kickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`Crew.kickoff` within the run. With `stream` set, CrewAI calls this again for the work."""
+        if self.stream:  # type: ignore[attr-defined]
+            return super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
+        seam: RunSeam = seam_of(self)
+        stored = seam.open(self, inputs, _files(args, kwargs))
+        if stored is not None:
+            return stored
+        try:
+            with in_scope(seam.run, Scope()):
+                result = super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
+        except BaseException as error:
+            raise _seen(seam.failed(self, error), error)
+        return seam.finished(self, result)
+
+    async def akickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`Crew.akickoff` within the run."""
+        if self.stream:  # type: ignore[attr-defined]
+            return await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
+        seam: RunSeam = seam_of(self)
+        stored = await asyncio.to_thread(seam.open, self, inputs, _files(args, kwargs))
+        if stored is not None:
+            return stored
+        try:
+            with in_scope(seam.run, Scope()):
+                result = await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            raise _seen(await asyncio.to_thread(seam.failed, self, error), error)
+        except BaseException as error:  # cancelled: nothing may be awaited any more
+            raise _seen(seam.failed(self, error), error)
+        return await asyncio.to_thread(seam.finished, self, result)
+
+    def calculate_usage_metrics(self) -> Any:
+        """The run's true total, all sessions together."""
+        usage = read_metrics(seam_of(self).run.usage)
+        put(self, usage_metrics=usage)
+        return usage
+
+    def _create_crew_output(self, task_outputs: Any) -> Any:
+        output = super()._create_crew_output(task_outputs)  # type: ignore[misc]
+        seam_of(self).made = output
+        return output
+
+    def _create_manager_agent(self) -> None:
+        seam: RunSeam = seam_of(self)
+        given = self.manager_agent  # type: ignore[has-type]
+        if given is None:
+            put(self, manager_llm=seam.workshop.llm(create_llm(self.manager_llm)))  # type: ignore[attr-defined]
+        super()._create_manager_agent()  # type: ignore[misc]
+        if given is None:
+            manager = seam.workshop.agent(self.manager_agent)
+            manager.crew = self
+            put(self, manager_agent=manager)
+
+    def _handle_crew_planning(self) -> None:
+        seam: RunSeam = seam_of(self)
+        planner = CrewPlanner(tasks=self.tasks, planning_agent_llm=self.planning_llm)  # type: ignore[attr-defined]
+        llm = create_llm(planner.planning_agent_llm)
+        put(self, planning_llm=seam.workshop.llm(llm))
+        super()._handle_crew_planning()  # type: ignore[misc]
+
+
+def harden_crew(
+    crew: Crew, options: Options, build: Callable[[], Crew] | None = None
+) -> Crew:
+    """A hardened crew that shares its agents and tasks with the one given."""
+    held = (crew, *seam_of(crew).held) if isinstance(crew, HardenedCrew) else (crew,)
+    seam = CrewSeam(options, build, held, {k: _snapshot(v) for k, v in crew.__dict__.items()})
+    return take_over(crew, HardenedCrew, seam)
+
+
+def _working(
+    facade: Any,
+    run_id: str | None,
+    on_change: str | None,
+    unknown: UnknownPolicy | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """The copy of a hardened crew for one run, not opened yet."""
+    checkpoint = kwargs.get("from_checkpoint") or (args[1] if len(args) > 1 else None)
+    if checkpoint is not None and getattr(checkpoint, "restore_from", None):
+        raise UsageError(
+            "A hardened crew resumes from its journal: pass run_id, not from_checkpoint."
+        )
+    seam: CrewSeam = seam_of(facade)
+    options = seam.options.for_kickoff(on_change, unknown)
+    run = Run(options.open_journal())
+    workshop = Workshop(run, options.tools)
+    working = RunSeam(
+        facade=facade,
+        seam=seam,
+        run=run,
+        workshop=workshop,
+        options=options,
+        run_id=run_id or _nested_run_id(),
+    )
+    crew = take_over(_source(facade, seam), RunCrew, working)
+    workshop.fill(crew)
+    return crew
+
+
+def _source(facade: Any, seam: CrewSeam) -> Any:
+    """What to copy: the hardened crew, or one built anew with what the user has set since."""
+    if seam.build is None:
+        return facade
+    crew: Any = seam.build()
+    for name, value in facade.__dict__.items():
+        untouched = name not in seam.built_with or _snapshot(value) == seam.built_with[name]
+        if not untouched and name not in ("agents", "tasks", "id", *CREW_LLMS):
+            put(crew, **{name: value})
+    return crew
+
+
+def _snapshot(value: Any) -> Any:
+    """A value to compare with later; lists by their items' identity, since callbacks are appended."""
+    return [id(item) for item in value] if isinstance(value, list) else id(value)
+
+
+def _nested_run_id() -> str | None:
+    """A crew kicked off in a tool's body gets the same run id when that body runs again."""
+    step = current_step()
+    return f"{step.run_id}.{step.step_id}" if step is not None else None
+
+
+def _files(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return kwargs.get("input_files") or (args[0] if args else None)
+
+
+def _seen(seen: BaseException, error: BaseException) -> BaseException:
+    """The exception to raise: the caller's own as it was, ours with what caused it."""
+    if seen is error:
+        return error.with_traceback(error.__traceback__)
+    seen.__cause__ = seen.__cause__ or getattr(error, "__cause__", None)
+    return seen

@@ -1,0 +1,116 @@
+"""What a crew's tasks are, as digests: the fingerprints that say whether a stored output still holds.
+
+A part that is a function is known by its name and source; what it calls is not looked into. Callbacks,
+verbosity, rate limits, keys and addresses are no part of a definition.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crewai import Crew, Process, Task
+from crewai.llms.base_llm import BaseLLM
+from crewai.tools.base_tool import BaseTool
+
+from crewai_prod import codec
+from crewai_prod._crewai.llm import model_params
+from crewai_prod.replay import TaskDefinition
+from crewai_prod.steps import digest
+
+_AGENT = ("system_template", "prompt_template", "response_template", "max_iter", "allow_delegation")
+
+
+def define(crew: Crew, inputs_digest: str) -> list[TaskDefinition]:
+    """The crew's tasks before their inputs are filled in, in order."""
+    definitions: list[TaskDefinition] = []
+    by_task: dict[int, str] = {}
+    for position, task in enumerate(crew.tasks):
+        parts = _parts(crew, task)
+        parts["inputs"] = inputs_digest
+        parts["context"] = _digest(_upstream(task, definitions, by_task))
+        fingerprint = _digest(parts)
+        by_task[id(task)] = fingerprint
+        name = task.name or f"task {position}"
+        definitions.append(
+            TaskDefinition(position=position, name=name, fingerprint=fingerprint, parts=parts)
+        )
+    return definitions
+
+
+def _digest(value: Any) -> str:
+    return digest(codec.meaning(value))
+
+
+def _parts(crew: Crew, task: Task) -> dict[str, str]:
+    hierarchical = crew.process is Process.hierarchical
+    agent = crew.manager_agent if hierarchical and crew.manager_agent is not None else task.agent
+    tools = list(task.tools or getattr(agent, "tools", None) or [])
+    model = crew.manager_llm if hierarchical and crew.manager_agent is None else None
+    described: dict[str, Any] = {
+        "description": getattr(task, "_original_description", None) or task.description,
+        "expected_output": getattr(task, "_original_expected_output", None)
+        or task.expected_output,
+        "agent": _agent(agent),
+        "coworkers": [_agent(one) for one in crew.agents] if hierarchical else None,
+        "model": _model(model if model is not None else getattr(agent, "llm", None)),
+        "tools": sorted(_tool(tool) for tool in tools),
+        "guardrails": [_function(g) for g in _guardrails(task)],
+        "output": [task.output_pydantic, task.output_json, getattr(task, "response_model", None)],
+    }
+    return {name: _digest(value) for name, value in described.items()}
+
+
+def _upstream(
+    task: Task, before: Sequence[TaskDefinition], by_task: Mapping[int, str]
+) -> list[str]:
+    """Fingerprints of the tasks whose output this one reads: those it names, else all before it."""
+    context = task.context
+    if not context:
+        return []
+    if isinstance(context, list):
+        return [by_task.get(id(one), one.key) for one in context]
+    return [definition.fingerprint for definition in before]
+
+
+def _agent(agent: Any) -> dict[str, Any]:
+    if agent is None:
+        return {}
+    private = getattr(agent, "__pydantic_private__", None) or {}
+    described = {
+        name: private.get(f"_original_{name}") or getattr(agent, name, None)
+        for name in ("role", "goal", "backstory")
+    }
+    values = agent.__dict__
+    return described | {name: values.get(name) for name in _AGENT if name in values}
+
+
+def _model(llm: Any) -> Any:
+    return model_params(llm, None, None, llm.__dict__.get("response_format")) if isinstance(
+        llm, BaseLLM
+    ) else llm
+
+
+def _tool(tool: Any) -> str:
+    if not isinstance(tool, BaseTool):
+        return str(getattr(tool, "name", type(tool).__qualname__))
+    schema = tool.args_schema.model_json_schema() if tool.args_schema else {}
+    return f"{tool.name} {_digest([tool.description, schema])}"
+
+
+def _guardrails(task: Task) -> list[Any]:
+    several = getattr(task, "guardrails", None) or []
+    one = getattr(task, "guardrail", None)
+    listed = list(several) if isinstance(several, (list, tuple)) else [several]
+    return ([one] if one is not None else []) + listed
+
+
+def _function(value: Any) -> Any:
+    if isinstance(value, str) or not callable(value):
+        return value
+    try:
+        source = inspect.getsource(value)
+    except (OSError, TypeError):
+        source = ""
+    return [getattr(value, "__qualname__", type(value).__qualname__), source]

@@ -1,0 +1,112 @@
+"""Failures of model calls as JSON and back, and what a failed call was billed.
+
+A replayed failure has the class it had, as long as that class is a builtin, crewai's or one of the
+SDKs' listed here: they are found by name among the subclasses of a fixed root, nothing is imported by a
+stored name. Any other class comes back as `ReplayedError`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from crewai_prod import codec
+from crewai_prod.errors import ModelError
+
+_ROOTS = {
+    "openai": "OpenAIError",
+    "anthropic": "AnthropicError",
+    "httpx": "HTTPError",
+    "litellm": "OpenAIError",
+    "botocore": "BotoCoreError",
+    "crewai": "Exception",
+}
+_KEPT = ("status_code", "code", "body", "param", "type", "request_id")
+
+
+class ReplayedError(ModelError):
+    """A model call failed in an earlier session with an exception of a class not known here."""
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """The failure as JSON values: class, text and the plain facts the SDKs attach."""
+    facts: dict[str, Any] = {
+        "type": type(error).__name__,
+        "module": type(error).__module__,
+        "message": codec.to_tree(codec.text_of(error)),
+    }
+    kept = {name: getattr(error, name, None) for name in _KEPT}
+    facts["facts"] = {
+        name: value for name, value in kept.items() if isinstance(value, (str, int, bool))
+    }
+    return facts
+
+
+def revive(facts: Mapping[str, Any]) -> Exception:
+    """The failure that was recorded, as an instance of the class it had."""
+    message = codec.from_tree(facts["message"])
+    kind = _class_of(facts["module"], facts["type"])
+    if kind is None:
+        return ReplayedError(f"{facts['type']}: {message}")
+    error = kind.__new__(kind, message)
+    Exception.__init__(error, message)
+    for name, value in {"message": message, **facts.get("facts", {})}.items():
+        try:
+            setattr(error, name, value)
+        except AttributeError:  # a read-only attribute of that class: the message says it too
+            continue
+    return error
+
+
+def _class_of(module: str, name: str) -> type[Exception] | None:
+    package = module.partition(".")[0]
+    if package == "builtins":
+        found = getattr(builtins, name, None)
+        return found if isinstance(found, type) and issubclass(found, Exception) else None
+    root = _root(package)
+    if root is None:
+        return None
+    matching = (kind for kind in _subclasses(root) if kind.__name__ == name)
+    return next((kind for kind in matching if kind.__module__ == module), None)
+
+
+def _root(package: str) -> type[Exception] | None:
+    if package == "crewai":
+        return Exception
+    root = getattr(sys.modules.get(package), _ROOTS.get(package, ""), None)
+    return root if isinstance(root, type) and issubclass(root, Exception) else None
+
+
+def _subclasses(root: type[Exception]) -> Iterator[type[Exception]]:
+    yield root
+    for kind in root.__subclasses__():
+        yield from _subclasses(kind)
+
+
+def billed_usage(error: BaseException) -> dict[str, Any] | None:
+    """Usage of a reply that was received and paid for, but could not be read.
+
+    Such a reply raises inside the SDK before CrewAI counts it. The SDK's response object is still a
+    local of the frames the exception passed through; that is the only place that holds it.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        for value in trace.tb_frame.f_locals.values():
+            usage = _usage_in(getattr(value, "http_response", None))
+            if usage is not None:
+                return usage
+        trace = trace.tb_next
+    return None
+
+
+def _usage_in(response: Any) -> dict[str, Any] | None:
+    if response is None or getattr(response, "status_code", 0) != 200:
+        return None
+    try:
+        body = response.json()
+    except Exception:  # noqa: BLE001 - a stream, a cut body, another SDK's object: nothing to read
+        return None
+    usage = body.get("usage") if isinstance(body, dict) else None
+    return usage if isinstance(usage, dict) else None

@@ -1,0 +1,105 @@
+"""`harden`: the one thing users add to a crew they already have."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from crewai import Crew
+
+from crewai_prod._crewai.crew import harden_crew
+from crewai_prod._crewai.options import Options
+from crewai_prod.errors import UsageError
+
+_MARKS = ("is_task", "is_agent", "is_before_kickoff", "is_after_kickoff", "is_kickoff", "is_crew")
+_MISSING: Any = object()
+
+
+def harden(target: Any = _MISSING, /, **options: Any) -> Any:
+    """Make every kickoff of a crew a durable run.
+
+    Use it as a call, `crew = harden(my_crew, journal="runs.db")`, or as a decorator, `@harden` or
+    `@harden(journal="runs.db")`, on a function that returns a crew, on a `@CrewBase` class or on its
+    `@crew` method.
+
+    Args:
+        target: A `Crew`, a function or method that returns one, or a `@CrewBase` class.
+        **options: `journal`: path or `Journal`, default `CREWAI_PROD_JOURNAL`, else
+            `.crewai_prod/journal.db` below the working directory. `durability`: `power` (default) or
+            `process`. `tools`: `{tool name: {"effect": "read" | "write" | "nested", "idempotent":
+            bool, "reconcile": function}}`. `on_change`: `stop` (default), `rerun` or `keep`.
+            `unknown`: `pause` (default), `rerun`, `fail` or an `Outcome`. `log`: a path, `stderr`, a
+            logger or None; default a file beside the journal. `settings`: a `Settings`.
+
+    Returns:
+        What it was given, hardened: still a `Crew`, a function that returns one, or a class. A
+        function's crew is built anew, through the function, for each run.
+
+    Raises:
+        UsageError: A target or an option value that does not exist.
+    """
+    if target is _MISSING:
+        return functools.partial(harden, **options)
+    checked = Options.read(**options)
+    if isinstance(target, Crew):
+        return harden_crew(target, checked)
+    if isinstance(target, type):
+        return _harden_class(target, checked)
+    if callable(target):
+        return _harden_function(target, checked)
+    raise UsageError(
+        f"harden() takes a Crew, a function that returns one, a @CrewBase class or its @crew "
+        f"method, not {type(target).__name__}."
+    )
+
+
+def _harden_function(function: Callable[..., Any], options: Options) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"{function!r} is asynchronous; await it and harden the crew it returns.")
+
+    @functools.wraps(function)
+    def hardened(*args: Any, **kwargs: Any) -> Any:
+        crew = _checked(function(*args, **kwargs), function)
+        if args and getattr(type(args[0]), "is_crew_class", False):
+            return _once_per_instance(args[0], crew, options)
+        return harden_crew(crew, options, lambda: _checked(function(*args, **kwargs), function))
+
+    return hardened
+
+
+def _harden_class(target: type, options: Options) -> type:
+    """A subclass whose `crew` method gives hardened crews; the class itself stays as it is.
+
+    CrewBase looks for the marked methods in the class's own namespace, and for the YAML files beside
+    the module it names: both are carried over.
+    """
+    method = getattr(target, "crew", None)
+    if not getattr(target, "is_crew_class", False) or method is None:
+        raise UsageError(f"{target!r} is not a @CrewBase class with a `crew` method.")
+    marked = {
+        name: value
+        for name, value in vars(target).items()
+        if any(hasattr(value, mark) for mark in _MARKS)
+    }
+    names = ("__module__", "__qualname__", "__doc__")
+    namespace = {name: getattr(target, name) for name in names}
+    hardened = {"crew": _harden_function(method, options)}
+    return type(target)(target.__name__, (target,), {**marked, **namespace, **hardened})
+
+
+def _once_per_instance(instance: Any, crew: Crew, options: Options) -> Crew:
+    """CrewBase gives one crew per instance; so do we. Its agents and tasks are copied for each run."""
+    made = instance.__dict__.setdefault("_crewai_prod_crews", {})
+    if id(crew) not in made:
+        made[id(crew)] = (crew, harden_crew(crew, options))
+    hardened: Crew = made[id(crew)][1]
+    return hardened
+
+
+def _checked(crew: Any, function: Callable[..., Any]) -> Crew:
+    if not isinstance(crew, Crew):
+        name = getattr(function, "__qualname__", repr(function))
+        raise UsageError(f"{name} returned a {type(crew).__name__}, not a Crew.")
+    return crew

@@ -1,0 +1,104 @@
+"""What `harden` was told, checked once, with the environment's settings behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crewai_prod.errors import UsageError
+from crewai_prod.journal import Journal
+from crewai_prod.journals import shared_journal
+from crewai_prod.logs import DEFAULT, RunLog, open_log
+from crewai_prod.replay import OnChange
+from crewai_prod.run import UnknownPolicy
+from crewai_prod.settings import Settings
+from crewai_prod.tooling import Outcome, ToolOptions
+
+
+_ON_CHANGE = ("stop", "rerun", "keep")
+_UNKNOWN = ("pause", "rerun", "fail")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of one hardened target."""
+
+    settings: Settings
+    journal: str | Path | Journal | None
+    tools: Mapping[str, ToolOptions]
+    on_change: OnChange
+    unknown: UnknownPolicy
+    log: Any
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        journal: str | Path | Journal | None = None,
+        durability: str | None = None,
+        tools: Mapping[str, Any] | None = None,
+        on_change: str | None = None,
+        unknown: UnknownPolicy | None = None,
+        log: Any = DEFAULT,
+        settings: Settings | None = None,
+    ) -> Options:
+        """Check every option now, not at the first kickoff.
+
+        Raises:
+            UsageError: A value that does not exist, named with those that do.
+        """
+        base = settings or Settings()
+        if durability is not None:
+            base = _with_durability(base, durability)
+        declared = {name: ToolOptions.read(name, said) for name, said in (tools or {}).items()}
+        return cls(
+            settings=base,
+            journal=journal if journal is not None else base.journal,
+            tools=declared,
+            on_change=_one_of("on_change", on_change or base.on_change, _ON_CHANGE),
+            unknown=_unknown(unknown if unknown is not None else base.unknown),
+            log=base.log if log is DEFAULT and base.log is not None else log,
+        )
+
+    def for_kickoff(self, on_change: str | None, unknown: UnknownPolicy | None) -> Options:
+        """The options with what one kickoff says otherwise."""
+        return replace(
+            self,
+            on_change=_one_of("on_change", on_change or self.on_change, _ON_CHANGE),
+            unknown=_unknown(unknown) if unknown is not None else self.unknown,
+        )
+
+    def open_journal(self) -> Journal:
+        """The journal, shared by all that name the same file in this process."""
+        if self.journal is None or isinstance(self.journal, (str, Path)):
+            return shared_journal(self.journal, self.settings.durability)
+        return self.journal
+
+    def open_log(self, journal: Journal, run_id: str, crew: str | None) -> RunLog:
+        """The log of one run."""
+        return open_log(
+            self.log,
+            journal_path=Path(journal.location),
+            run_id=run_id,
+            content=self.settings.log_content,
+            workflow=crew,
+        )
+
+
+def _with_durability(settings: Settings, durability: str) -> Settings:
+    checked = _one_of("durability", durability, ("power", "process"))
+    return settings.model_copy(update={"durability": checked})
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise UsageError(f"{name}={value!r} does not exist; there are {', '.join(allowed)}.")
+    return value
+
+
+def _unknown(value: UnknownPolicy) -> UnknownPolicy:
+    if isinstance(value, (Outcome, Mapping)):
+        return value
+    return str(_one_of("unknown", value, _UNKNOWN))

@@ -1,0 +1,100 @@
+"""Outputs of tasks and crews as JSON and back, with the caller's own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from crewai import CrewOutput, Task
+from crewai.tasks.output_format import OutputFormat
+from crewai.tasks.task_output import TaskOutput
+from pydantic import BaseModel
+
+from crewai_prod import codec
+from crewai_prod._crewai.llm import read_metrics
+from crewai_prod.records import Usage
+
+_PLAIN = ("name", "description", "expected_output", "summary", "raw", "agent")
+
+
+def encode_output(output: TaskOutput) -> str:
+    """A task's output without its messages, which the journal stores as a conversation."""
+    data: dict[str, Any] = {name: getattr(output, name, None) for name in _PLAIN}
+    data["json_dict"] = output.json_dict
+    data["output_format"] = OutputFormat(output.output_format).value
+    data["pydantic"] = None if output.pydantic is None else _dump(output.pydantic)
+    failures = getattr(output, "tool_failures", None) or []
+    data["tool_failures"] = [failure.model_dump(mode="json") for failure in failures]
+    return orjson.dumps(codec.to_tree(data)).decode()
+
+
+def decode_output(
+    text: str, task: Task | None, messages: Sequence[Mapping[str, Any]] = ()
+) -> TaskOutput:
+    """The output as the task gave it; its pydantic form is an instance of the task's own class."""
+    data = codec.from_tree(orjson.loads(text))
+    model = data.pop("pydantic")
+    failures = data.pop("tool_failures", [])
+    if failures:
+        data["tool_failures"] = failures
+    output = TaskOutput(**{**data, "messages": [dict(message) for message in messages]})
+    output.pydantic = _load(model, task)
+    return output
+
+
+def encode_result(result: Any) -> str | None:
+    """What `kickoff` returned; None if an after-kickoff callback made something of another class."""
+    if type(result) is not CrewOutput:
+        return None
+    data = {
+        "raw": result.raw,
+        "json_dict": result.json_dict,
+        "pydantic": None if result.pydantic is None else _dump(result.pydantic),
+        "tasks": [orjson.loads(encode_output(output)) for output in result.tasks_output],
+    }
+    return orjson.dumps(codec.to_tree(data)).decode()
+
+
+def decode_result(
+    text: str,
+    tasks: Sequence[Task],
+    usage: Usage,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+) -> CrewOutput:
+    """The crew's output as `kickoff` returned it when the run finished."""
+    data = codec.from_tree(orjson.loads(text))
+    outputs = []
+    for position, entry in enumerate(data["tasks"]):
+        task = tasks[position] if position < len(tasks) else None
+        talk = conversations[position] if position < len(conversations) else ()
+        outputs.append(decode_output(orjson.dumps(entry).decode(), task, talk))
+    result = CrewOutput(
+        raw=data["raw"],
+        json_dict=data["json_dict"],
+        tasks_output=outputs,
+        token_usage=read_metrics(usage),
+    )
+    result.pydantic = _load(data["pydantic"], *tasks)
+    return result
+
+
+def _dump(model: BaseModel) -> dict[str, Any]:
+    return {"type": type(model).__qualname__, "data": model.model_dump(mode="json")}
+
+
+def _load(stored: Mapping[str, Any] | None, *tasks: Task | None) -> BaseModel | None:
+    """An instance of one of the tasks' output classes: the one of that name, else the first."""
+    if stored is None:
+        return None
+    kinds = [
+        kind
+        for task in tasks
+        if task is not None
+        for kind in (task.output_pydantic, getattr(task, "response_model", None), task.output_json)
+        if kind is not None
+    ]
+    named = [kind for kind in kinds if kind.__qualname__ == stored["type"]]
+    for kind in named or kinds:
+        return kind.model_validate(stored["data"])
+    return None

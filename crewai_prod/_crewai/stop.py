@@ -1,0 +1,51 @@
+"""How a refusal leaves CrewAI: raised from a model call, returned from a tool.
+
+An exception in a tool is swallowed by CrewAI (and repeats the tool up to six times on the text path);
+a returned `ToolFailure` is not. An exception in a model call leaves `kickoff` at once where this
+release knows `HookAborted`; in older ones CrewAI tries again and meets the stored refusal again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crewai_prod.errors import CrewProdError
+
+try:
+    from crewai.hooks.dispatch import HookAborted as _Passing
+except ImportError:  # 1.15.0 to before the release that added crewai.hooks.dispatch
+
+    class _Passing(Exception):  # type: ignore[no-redef]  # noqa: N818 - stands in for CrewAI's name
+        """What leaves a model call; this release has no exception that leaves `kickoff` at once."""
+
+        def __init__(self, reason: str, source: Any = None) -> None:
+            super().__init__(reason)
+            self.reason = reason
+            self.source = source
+
+
+try:
+    from crewai.tools.tool_failure import ToolFailure, ToolFailureReason
+except ImportError:
+    ToolFailure = None  # type: ignore[assignment,misc]
+    ToolFailureReason = None  # type: ignore[assignment,misc]
+
+
+class StopRun(_Passing):
+    """Carries a stored refusal out of CrewAI; never leaves this package."""
+
+    def __init__(self, error: CrewProdError) -> None:
+        super().__init__(error.message, source="crewai-prod")
+        self.error = error
+
+
+def tool_failure(message: str, *, code: str | None = None) -> Any:
+    """What a tool returns instead of raising: a `ToolFailure`, or its text where there is none."""
+    if ToolFailure is None:
+        return message
+    return ToolFailure(message=message, reason=ToolFailureReason.EXCEPTION, code=code)
+
+
+def is_tool_failure(value: Any) -> bool:
+    """Whether a tool returned CrewAI's own report of a failure."""
+    return ToolFailure is not None and isinstance(value, ToolFailure)

@@ -1,0 +1,128 @@
+"""The seam in front of a task: finished once, its output is not made again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from crewai.tasks.task_output import TaskOutput
+
+from crewai_prod._crewai.agents import in_scope
+from crewai_prod._crewai.outputs import decode_output, encode_output
+from crewai_prod._crewai.stop import StopRun
+from crewai_prod._crewai.takeover import seam_of
+from crewai_prod._crewai.tools import ToolBench
+from crewai_prod.errors import CrewProdError
+from crewai_prod.records import TaskRecord
+from crewai_prod.replay import Verdict
+from crewai_prod.run import Run
+from crewai_prod.steps import Scope, task_scope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSeam:
+    """What a task needs to know of its run."""
+
+    run: Run
+    bench: ToolBench
+    position: int
+
+    @property
+    def scope(self) -> Scope:
+        """Where the task's steps are recorded."""
+        plan = self.run.plans[self.position]
+        name = plan.definition.name
+        return task_scope(self.position, plan.generation, name, follow=plan.follow)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the task's stored output is handed back."""
+        return self.run.plans[self.position].verdict is Verdict.KEEP
+
+    def stored(self, task: Any) -> TaskOutput:
+        """The output of an earlier session, in the task's own classes."""
+        try:
+            record: TaskRecord = self.run.keep_task(self.position)
+            talk = (
+                self.run.journal.conversation(self.run.run_id, record.messages)
+                if record.messages
+                else []
+            )
+        except CrewProdError as refusal:
+            raise StopRun(refusal) from refusal
+        output = decode_output(record.output or "{}", task, talk)
+        task.output = output
+        return output
+
+    def begin(self, agent: Any) -> None:
+        """Record that the task begins."""
+        with _refusing():
+            self.run.begin_task(self.position, _role(agent))
+
+    def finish(self, agent: Any, output: Any) -> None:
+        """Commit the output before the crew goes on to the next task."""
+        with _refusing():
+            self.run.finish_task(
+                self.position,
+                _role(agent),
+                encode_output(output),
+                getattr(output, "messages", None) or [],
+            )
+
+    def fail(self, agent: Any, error: BaseException) -> None:
+        """Record what ended the task, unless it is the run's own refusal."""
+        if not isinstance(error, StopRun):
+            with _refusing():
+                self.run.fail_task(self.position, _role(agent), error)
+
+
+class RunTask:
+    """A task of a hardened run."""
+
+    def _execute_core(self, agent: Any, context: Any, tools: Any) -> Any:
+        seam: TaskSeam = seam_of(self)
+        if seam.kept:
+            return seam.stored(self)
+        worker = agent or self.agent  # type: ignore[attr-defined]
+        seam.begin(worker)
+        with in_scope(seam.run, seam.scope):
+            try:
+                output = super()._execute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
+            except Exception as error:
+                seam.fail(worker, error)
+                raise
+        seam.finish(worker, output)
+        return output
+
+    async def _aexecute_core(self, agent: Any, context: Any, tools: Any) -> Any:
+        seam: TaskSeam = seam_of(self)
+        if seam.kept:
+            return await asyncio.to_thread(seam.stored, self)
+        worker = agent or self.agent  # type: ignore[attr-defined]
+        await asyncio.to_thread(seam.begin, worker)
+        with in_scope(seam.run, seam.scope):
+            try:
+                output = await super()._aexecute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
+            except Exception as error:
+                await asyncio.to_thread(seam.fail, worker, error)
+                raise
+        await asyncio.to_thread(seam.finish, worker, output)
+        return output
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn a refusal of the run into what leaves CrewAI."""
+    try:
+        yield
+    except CrewProdError as refusal:
+        raise StopRun(refusal) from refusal
+
+
+def _role(agent: Any) -> str | None:
+    return getattr(agent, "role", None)
+
+

@@ -1,0 +1,240 @@
+"""The seam in front of a tool: both of CrewAI's tool paths pass through the run.
+
+The native path calls `run`, the text path `_run` through a `CrewStructuredTool`; `Tool.run` (what
+`@tool` makes) calls its function directly. All of them meet in `_run` here, and the original object's
+own method does the work, so that what a tool keeps on itself stays with the user's object.
+
+A tool that raises is recorded and reported to the model as a failure, once: raised on, the exception
+would make CrewAI run the tool again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
+from crewai.tools.base_tool import BaseTool, Tool
+
+from crewai_prod import codec
+from crewai_prod._crewai.failures import describe
+from crewai_prod._crewai.llm import outside_calls, scope_of
+from crewai_prod._crewai.stop import is_tool_failure, tool_failure
+from crewai_prod._crewai.takeover import put, seam_of, take_over
+from crewai_prod.errors import CrewProdError
+from crewai_prod.records import StepRecord, StepStatus
+from crewai_prod.run import Run, Ticket, body_point, current_scope, step_in_body
+from crewai_prod.tooling import ToolOptions
+
+_READING = frozenset(
+    {
+        ("crewai.tools.memory_tools", "RecallMemoryTool"),
+        ("crewai.tools.agent_tools.read_file_tool", "ReadFileTool"),
+        ("crewai.tools.agent_tools.add_image_tool", "AddImageTool"),
+        ("crewai.tools.cache_tools.cache_tools", "CacheTools"),
+        ("crewai.skills.tool", "LoadSkillTool"),
+    }
+)
+"""CrewAI's own tools that only read."""
+
+
+@dataclass(slots=True)
+class ToolSeam:
+    """What a tool needs to know of its run."""
+
+    run: Run
+    original: BaseTool
+    options: ToolOptions
+
+
+class DurableTool:
+    """A tool of a hardened run."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The native path: validate, count the usage, then `_run`."""
+        seam: ToolSeam = seam_of(self)
+        result = BaseTool.run(self, *args, **kwargs)  # type: ignore[arg-type]
+        self._give_back_count(seam)
+        return result
+
+    async def arun(self, *args: Any, **kwargs: Any) -> Any:
+        """The asynchronous twin of `run`."""
+        seam: ToolSeam = seam_of(self)
+        result = await BaseTool.arun(self, *args, **kwargs)  # type: ignore[arg-type]
+        self._give_back_count(seam)
+        return result
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        seam: ToolSeam = seam_of(self)
+        call = _ToolCall.begin(seam, args, kwargs)
+        if call.settled:
+            return call.value
+        try:
+            with call.body():
+                result = _body_of(seam.original)(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - a tool may raise anything; see the module
+            return call.failed(error)
+        if inspect.iscoroutine(result):
+            return call.finish_later(result)
+        return call.finish(result)
+
+    async def _arun(self, *args: Any, **kwargs: Any) -> Any:
+        seam: ToolSeam = seam_of(self)
+        call = await asyncio.to_thread(_ToolCall.begin, seam, args, kwargs)
+        if call.settled:
+            return call.value
+        return await call.finish_later(seam.original._arun(*args, **kwargs))
+
+    def _give_back_count(self, seam: ToolSeam) -> None:
+        """Users read `current_usage_count` on the tool they hold."""
+        put(seam.original, current_usage_count=self.current_usage_count)  # type: ignore[attr-defined]
+
+
+@dataclass(slots=True, kw_only=True)
+class _ToolCall:
+    """One call of a tool, between its beginning and its end."""
+
+    seam: ToolSeam
+    ticket: Ticket | None = None
+    value: Any = None
+    settled: bool = False
+
+    @classmethod
+    def begin(cls, seam: ToolSeam, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _ToolCall:
+        """Look the call up and commit its intent; settled if there is nothing left to do."""
+        run = seam.run
+        arguments: Mapping[str, Any] = {**kwargs, "*": list(args)} if args else kwargs
+        try:
+            ticket = run.begin_tool(scope_of(run), seam.original.name, arguments, seam.options)
+        except CrewProdError as refusal:
+            return cls(seam=seam, value=_refused(refusal), settled=True)
+        if ticket.recorded is not None:
+            return cls(seam=seam, value=_replay(ticket.recorded), settled=True)
+        return cls(seam=seam, ticket=ticket)
+
+    @property
+    def live(self) -> Ticket:
+        assert self.ticket is not None
+        return self.ticket
+
+    @contextmanager
+    def body(self) -> Iterator[None]:
+        """Where the tool's own code runs: a scope of its own, and the step it may ask for."""
+        ticket, run = self.live, self.seam.run
+        inner = ticket.scope.inside(ticket.name, ticket.step_id)
+        scope = current_scope.set((run, inner))
+        step = step_in_body.set(run.step_handle(ticket))
+        body_point("tool.before_body")
+        try:
+            with outside_calls():
+                yield
+        finally:
+            step_in_body.reset(step)
+            current_scope.reset(scope)
+            body_point("tool.after_body")
+
+    async def finish_later(self, work: Awaitable[Any]) -> Any:
+        """Await the body of an asynchronous tool, then end the step on a worker thread."""
+        try:
+            with self.body():
+                result = await work
+        except Exception as error:  # noqa: BLE001 - as in `_run`
+            return await asyncio.to_thread(self.failed, error)
+        return await asyncio.to_thread(self.finish, result)
+
+    def finish(self, result: Any) -> Any:
+        """Commit the result; only then does CrewAI see it."""
+        stored, text = _encode(result)
+        try:
+            self.seam.run.finish_tool(self.live, stored, text)
+        except CrewProdError as refusal:
+            return _refused(refusal)
+        return result
+
+    def failed(self, error: Exception) -> Any:
+        """Commit the failure and tell the model; an effect nobody can vouch for pauses the run."""
+        run, ticket = self.seam.run, self.live
+        try:
+            if self.seam.options.effect == "write" and not self.seam.options.idempotent:
+                return _refused(run.leave_unknown(ticket, f"raised {type(error).__name__}: {error}"))
+            run.fail_tool(ticket, describe(error))
+        except CrewProdError as refusal:
+            return _refused(refusal)
+        return _failure(describe(error))
+
+
+class ToolBench:
+    """The tools of one run: one taken-over copy per tool, however often CrewAI hands it on."""
+
+    def __init__(self, run: Run, options: Mapping[str, ToolOptions]) -> None:
+        self._run = run
+        self._options = options
+        self._taken: dict[int, tuple[BaseTool, BaseTool]] = {}
+
+    def take(self, tools: Sequence[Any] | None) -> list[Any] | None:
+        """The tools of an agent or task, each behind its seam. Other objects stay as they are."""
+        return None if tools is None else [self._one(tool) for tool in tools]
+
+    def _one(self, tool: Any) -> Any:
+        if not isinstance(tool, BaseTool) or isinstance(tool, DurableTool):
+            return tool
+        if id(tool) not in self._taken:
+            seam = ToolSeam(self._run, tool, options_for(tool, self._options))
+            self._taken[id(tool)] = (tool, take_over(tool, DurableTool, seam))
+        return self._taken[id(tool)][1]
+
+
+def options_for(tool: BaseTool, declared: Mapping[str, ToolOptions]) -> ToolOptions:
+    """What is declared about a tool, else what is known of CrewAI's own, else nothing."""
+    if tool.name in declared:
+        return declared[tool.name]
+    if isinstance(tool, BaseAgentTool):
+        return ToolOptions(effect="nested")
+    kinds = {(kind.__module__, kind.__qualname__) for kind in type(tool).__mro__}
+    return ToolOptions(effect="read") if kinds & _READING else ToolOptions()
+
+
+def _body_of(tool: BaseTool) -> Callable[..., Any]:
+    """The method that does the work, on the user's own object.
+
+    A class that overrides `run` itself (other than CrewAI's `Tool`) does its work there.
+    """
+    run = type(tool).run
+    if run is BaseTool.run or run is Tool.run:
+        return tool._run
+    return tool.run
+
+
+def _encode(result: Any) -> tuple[str, str | None]:
+    if is_tool_failure(result):
+        failure = codec.to_tree(result.model_dump(mode="json"))
+        return orjson.dumps({"$": "tool_failure", "v": failure}).decode(), None
+    return codec.encode(result), result if isinstance(result, str) else None
+
+
+def _replay(record: StepRecord) -> Any:
+    """What the tool returned, or what the model was told when it failed."""
+    if record.status is StepStatus.FAILED:
+        return _failure(orjson.loads(record.error or "{}"))
+    tree = orjson.loads(record.result or "null")
+    if isinstance(tree, dict) and tree.get("$") == "tool_failure":
+        from crewai.tools.tool_failure import ToolFailure
+
+        return ToolFailure.model_validate(codec.from_tree(tree["v"]))
+    value = codec.from_tree(tree)
+    return value.data if isinstance(value, codec.Recorded) and value.data is not None else value
+
+
+def _failure(facts: Mapping[str, Any]) -> Any:
+    message = codec.from_tree(facts.get("message", ""))
+    return tool_failure(f"Error executing tool: {message}", code=facts.get("type"))
+
+
+def _refused(error: CrewProdError) -> Any:
+    """What a tool returns once the run has stopped: nothing may be done any more."""
+    return tool_failure(f"The run was stopped: {error.message}", code=type(error).__name__)

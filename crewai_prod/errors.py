@@ -1,0 +1,214 @@
+"""Every error of the package, in one tree: one class for each thing someone can act on.
+
+The first sentence of a class's docstring is its default message; the rest says what to do next.
+Facts travel in fields (`error.run_id`, `error.fields`), the original exception in `__cause__`.
+`retryable` says whether the same call may succeed if it is simply made again; `actor` says who can
+make it succeed.
+
+    CrewProdError
+      UsageError                 wrong configuration, or a value that cannot be stored
+      RunError
+        RunInUse                 another process or thread owns the run
+        RunMismatch              the run id belongs to other inputs or another kind of run
+        RunNotFound              no run of this id in the journal
+        DefinitionChanged        the crew is not the one the run was started with
+        RunCancelled             somebody cancelled the run
+        RunInterrupted           the process was asked to end
+        RunPaused                the run waits for a person
+      JournalError
+        JournalUnavailable       it cannot be opened, read or written now
+        SchemaTooNew             it was written by a newer version of this package
+        StaleOwner               this process lost the run to another one
+        Corrupt                  the file is not a journal, or is damaged
+      ToolError
+        ToolCrashed              a tool raised something it does not document
+        ToolOutcomeUnknown       a tool may or may not have acted
+      ModelError                 a model call failed
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, Literal
+
+Actor = Literal["model", "developer", "operator"]
+
+
+class CrewProdError(Exception):
+    """Something went wrong in crewai-prod.
+
+    Args:
+        message: What happened, for a person. Default: the first sentence of the class's docstring.
+        run_id: The run it happened in, if there was one.
+        task: Name or position of the task.
+        agent: Role of the agent.
+        step_id: The step.
+        outputs: Outputs of the tasks that had finished, in order.
+        resume: The command or call that continues the run.
+        **fields: Facts that belong to this class of error, readable as attributes of `fields`.
+    """
+
+    retryable: ClassVar[bool] = False
+    actor: ClassVar[Actor] = "developer"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        run_id: str | None = None,
+        task: str | None = None,
+        agent: str | None = None,
+        step_id: str | None = None,
+        outputs: tuple[Any, ...] = (),
+        resume: str | None = None,
+        **fields: Any,
+    ) -> None:
+        self.message = message or default_message(type(self))
+        self.run_id = run_id
+        self.task = task
+        self.agent = agent
+        self.step_id = step_id
+        self.outputs = outputs
+        self.resume = resume
+        self.fields = fields
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        """The message, then where it happened, then the way out."""
+        where = ", ".join(
+            f"{name} {value!r}"
+            for name, value in (
+                ("run", self.run_id),
+                ("task", self.task),
+                ("agent", self.agent),
+                ("step", self.step_id),
+            )
+            if value is not None
+        )
+        text = f"{self.message} ({where})" if where else self.message
+        return f"{text}\nContinue with: {self.resume}" if self.resume else text
+
+    def facts(self) -> dict[str, Any]:
+        """The error as plain values for logs, the journal and `--json`."""
+        return {
+            "type": type(self).__name__,
+            "message": self.message,
+            "retryable": self.retryable,
+            "actor": self.actor,
+            "task": self.task,
+            "agent": self.agent,
+            "step_id": self.step_id,
+        }
+
+
+def default_message(kind: type[BaseException]) -> str:
+    """The first sentence of the class's docstring, on one line."""
+    text = " ".join((inspect.getdoc(kind) or kind.__name__).split())
+    return text.split(". ")[0].rstrip(".") + "."
+
+
+class UsageError(CrewProdError):
+    """The configuration or a value given to crewai-prod is wrong."""
+
+
+class RunError(CrewProdError):
+    """The run cannot be started or continued like this."""
+
+
+class RunInUse(RunError):
+    """Another process or thread is advancing this run right now.
+
+    Wait until it ends, or use another run id. A dead owner on the same host is taken over at once,
+    one on another host when its lease has run out.
+    """
+
+    retryable = True
+    actor = "operator"
+
+
+class RunMismatch(RunError):
+    """This run id already belongs to a run with other inputs. Use a new run id for new inputs."""
+
+
+class RunNotFound(RunError):
+    """The journal holds no run of this id. `crewai-prod runs` lists those it holds."""
+
+    actor = "operator"
+
+
+class DefinitionChanged(RunError):
+    """The crew's definition has changed since this run was started.
+
+    Choose: `on_change="rerun"` executes the changed tasks and those that read them again,
+    `on_change="keep"` accepts the stored outputs. `fields["changed"]` names tasks and parts.
+    """
+
+
+class RunCancelled(RunError):
+    """The run was cancelled before its next step. It can be resumed."""
+
+    actor = "operator"
+
+
+class RunInterrupted(RunError):
+    """The process was asked to end; the run stopped after its current step. It can be resumed."""
+
+    actor = "operator"
+
+
+class RunPaused(RunError):
+    """The run is paused and waits for an answer. `fields["reason"]` says for what."""
+
+    actor = "operator"
+
+
+class JournalError(CrewProdError):
+    """The journal cannot do what was asked."""
+
+    actor = "operator"
+
+
+class JournalUnavailable(JournalError):
+    """The journal cannot be opened, read or written; the run was stopped before its next effect.
+
+    Free disk space, mend the permissions or end whoever holds the lock, then resume the run.
+    """
+
+    retryable = True
+
+
+class SchemaTooNew(JournalError):
+    """The journal was written by a newer crewai-prod. Upgrade crewai-prod, or use another file."""
+
+
+class StaleOwner(JournalError):
+    """This process no longer owns the run: another one took it over. Nothing was written."""
+
+
+class Corrupt(JournalError):
+    """The file is damaged or is no journal. Restore it from a backup, or use another file."""
+
+
+class ToolError(CrewProdError):
+    """A tool call failed."""
+
+    actor = "model"
+
+
+class ToolCrashed(ToolError):
+    """A tool raised an exception. The original is chained."""
+
+
+class ToolOutcomeUnknown(RunPaused):
+    """A tool that acts on the world was started, and whether it acted is not known.
+
+    Look whether the effect happened, then resume with `--unknown RESULT` (it did, with this
+    result), `--unknown rerun` (it did not) or `--unknown fail` (tell the model that it failed).
+    """
+
+
+class ModelError(CrewProdError):
+    """A model call failed."""
+
+    retryable = True
+    actor = "operator"

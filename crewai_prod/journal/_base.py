@@ -1,0 +1,131 @@
+"""The journal's contract: what a store of runs must promise, whatever database it is.
+
+Rule: a write method returns only when its rows are as durable as the journal was asked to make them,
+and either all its rows are there or none. Reason: the caller hands a result to CrewAI, or lets a tool
+act, the moment the method returns. Not covered: what happens inside a tool's body.
+
+Every write checks, in its own transaction, that the lease's epoch is still the run's; if not it
+raises `StaleOwner` and writes nothing. A database error becomes a `JournalError`, never passes as
+itself. All methods may be called from any thread; none may be called on an event loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from crewai_prod.records import (
+    ApprovalRecord,
+    AttemptRecord,
+    Lease,
+    MessageRecord,
+    NewRun,
+    Opened,
+    Owner,
+    RunRecord,
+    RunStatus,
+    RunSummary,
+    StepRecord,
+    TaskRecord,
+    TransitionRecord,
+)
+
+
+class JournalWriter(Protocol):
+    """What a run needs to be advanced."""
+
+    def open_run(self, new: NewRun, owner: Owner, *, lease_seconds: float) -> Opened:
+        """Create the run, or take it over where it stopped.
+
+        Raises:
+            RunInUse: A live owner has it (another process, or another kickoff in this one).
+            RunMismatch: The run exists with other inputs or another kind.
+            JournalError: The database could not be read or written.
+        """
+        ...
+
+    def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> list[Lease]:
+        """Extend the leases in one transaction; return those that have been lost."""
+        ...
+
+    def start_step(self, lease: Lease, step: StepRecord) -> None:
+        """Record the intent to make a step, before its effect."""
+        ...
+
+    def finish_step(
+        self,
+        lease: Lease,
+        step: StepRecord,
+        *,
+        messages: Iterable[MessageRecord] = (),
+        attempt: AttemptRecord | None = None,
+    ) -> None:
+        """Record a step's outcome: insert it, or complete the row that `start_step` left.
+
+        `messages` are those of the request that the journal does not hold yet; `attempt` is an
+        earlier try of the same step that this outcome replaces.
+        """
+        ...
+
+    def save_task(
+        self, lease: Lease, task: TaskRecord, *, messages: Iterable[MessageRecord] = ()
+    ) -> None:
+        """Insert or replace the row of (position, generation)."""
+        ...
+
+    def finish_run(
+        self,
+        lease: Lease,
+        status: RunStatus,
+        *,
+        reason: str | None = None,
+        result: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        """End this session of the run: the legal transition, its row, and the lease given back."""
+        ...
+
+    def ask(self, lease: Lease, approval: ApprovalRecord) -> int:
+        """Record a question (one open row per run, step and kind); return its id."""
+        ...
+
+    def answer(self, approval_id: int, answer: str) -> None:
+        """Record a person's answer (JSON). Needs no lease: the run is paused."""
+        ...
+
+
+class JournalReader(Protocol):
+    """What reports, the command line and tests need. Never imports crewai."""
+
+    def runs(
+        self, *, status: RunStatus | None = None, limit: int | None = 50
+    ) -> list[RunSummary]: ...
+
+    def run(self, run_id: str) -> RunRecord: ...
+
+    def transitions(self, run_id: str) -> list[TransitionRecord]: ...
+
+    def tasks(self, run_id: str) -> list[TaskRecord]: ...
+
+    def steps(self, run_id: str) -> list[StepRecord]: ...
+
+    def attempts(self, run_id: str) -> list[AttemptRecord]: ...
+
+    def conversation(self, run_id: str, digest: str) -> list[dict[str, Any]]:
+        """The messages up to and with `digest`, first one first, contents filled in."""
+        ...
+
+    def approvals(
+        self, run_id: str | None = None, *, status: str | None = None
+    ) -> list[ApprovalRecord]: ...
+
+
+class Journal(JournalWriter, JournalReader, Protocol):
+    """A store of runs."""
+
+    @property
+    def location(self) -> str:
+        """Path or URL without credentials, for people."""
+        ...
+
+    def close(self) -> None: ...

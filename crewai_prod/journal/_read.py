@@ -1,0 +1,225 @@
+"""Reading the journal: for reports, the command line and tests.
+
+Rule: reading writes nothing and waits for no writer. Whether a running run's owner still lives is
+looked up when asked, so that a dead one shows as `interrupted` before anybody has taken it over.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crewai_prod.errors import RunNotFound, UsageError
+from crewai_prod.journal import _sql
+from crewai_prod.journal._crypto import Plain, check_key
+from crewai_prod.journal._failures import failures
+from crewai_prod.journal._files import Handle, open_reader
+from crewai_prod.journal._lease import is_alive
+from crewai_prod.journal._rows import (
+    Row,
+    approval_record,
+    attempt_record,
+    owner_of,
+    run_record,
+    step_record,
+    task_record,
+    transition_record,
+)
+from crewai_prod.records import (
+    ApprovalRecord,
+    AttemptRecord,
+    RunRecord,
+    RunStatus,
+    RunSummary,
+    StepRecord,
+    TaskRecord,
+    TransitionRecord,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from sqlite_utils import Database
+
+_NEWEST = 2**63 - 1
+_PAGE = 1000
+_MAYBE_RUNNING = (RunStatus.RUNNING.value, RunStatus.INTERRUPTED.value)
+
+
+class SqliteReader:
+    """The reading half of the SQLite journal.
+
+    Args:
+        path: The file, absolute.
+        vault: Opens encrypted payloads.
+        busy_seconds: How long to wait for a lock.
+    """
+
+    def __init__(self, path: Path, vault: Plain, busy_seconds: float) -> None:
+        self._path = path
+        self._vault = vault
+        self._busy_seconds = busy_seconds
+        self._closed = False
+        self._read_lock = threading.Lock()
+        self._read_handle = Handle(path, self._connect_reader)
+
+    @property
+    def location(self) -> str:
+        """Path of the file."""
+        return str(self._path)
+
+    def database(self) -> Database:
+        """The file as a `sqlite_utils.Database` that cannot write, for questions of one's own."""
+        from sqlite_utils import Database
+
+        with failures(self.location):
+            connection = self._connect_reader()
+            return Database(connection, recursive_triggers=False, execute_plugins=False)
+
+    def runs(
+        self, *, status: RunStatus | None = None, limit: int | None = 50
+    ) -> list[RunSummary]:
+        """Runs, newest first."""
+        found: list[RunSummary] = []
+        for summary in self._summaries(status):
+            if limit is not None and len(found) >= limit:
+                break
+            found.append(summary)
+        return found
+
+    def run(self, run_id: str) -> RunRecord:
+        """One run.
+
+        Raises:
+            RunNotFound: There is none of this id.
+        """
+        rows = self._query(_sql.RUN_BY_ID, (run_id,))
+        if not rows:
+            raise RunNotFound(run_id=run_id)
+        run = run_record(rows[0], self._vault)
+        last = self._query(_sql.LAST_STEP_AT, (run.run,))[0][0] or 0.0
+        status = _status_now(run.status, is_owned=_is_owned(run))
+        return replace(run, status=status, updated_at=max(run.updated_at, last))
+
+    def transitions(self, run_id: str) -> list[TransitionRecord]:
+        """Every change of the run's status, oldest first."""
+        return self._of_run(_sql.TRANSITIONS, run_id, transition_record)
+
+    def tasks(self, run_id: str) -> list[TaskRecord]:
+        """Every execution of every task, superseded ones included, by position."""
+        return self._of_run(_sql.TASKS, run_id, lambda r: task_record(r, run_id, self._vault))
+
+    def steps(self, run_id: str) -> list[StepRecord]:
+        """Every step, in order of starting."""
+        return self._of_run(_sql.STEPS, run_id, lambda r: step_record(r, run_id, self._vault))
+
+    def attempts(self, run_id: str) -> list[AttemptRecord]:
+        """Every try that did not become its step's outcome."""
+        return self._of_run(_sql.ATTEMPTS, run_id, lambda r: attempt_record(r, run_id, self._vault))
+
+    def conversation(self, run_id: str, digest: str) -> list[dict[str, Any]]:
+        """The messages up to and with `digest`, first one first, contents filled in."""
+        messages = []
+        for body, content_step, result in self._query(
+            _sql.CONVERSATION, (self._number(run_id), digest)
+        ):
+            message = json.loads(self._vault.open(body, run_id, "messages.body") or "{}")
+            if content_step is not None:
+                text = self._vault.open(result, run_id, "steps.result")
+                message["content"] = _text_of(text)
+            messages.append(message)
+        return messages
+
+    def approvals(
+        self, run_id: str | None = None, *, status: str | None = None
+    ) -> list[ApprovalRecord]:
+        """Questions to people, oldest first."""
+        number = None if run_id is None else self._number(run_id)
+        rows = self._query(_sql.APPROVALS, (number, status))
+        return [approval_record(row, self._vault) for row in rows]
+
+    # -- inner ------------------------------------------------------------------------------------
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        if self._closed:
+            raise UsageError(f"The journal {self.location} was closed.")
+        connection = open_reader(self._path, self._busy_seconds)
+        check_key(connection, self._vault, self.location)
+        return connection
+
+    def _query(self, query: str, values: tuple[Any, ...]) -> list[Row]:
+        with failures(self.location), self._read_lock:
+            try:
+                return self._read_handle.get().execute(query, values).fetchall()
+            except BaseException:
+                self._read_handle.suspect = True
+                raise
+
+    def _number(self, run_id: str) -> int:
+        rows = self._query(_sql.RUN_NUMBER, (run_id,))
+        if not rows:
+            raise RunNotFound(run_id=run_id)
+        return int(rows[0][0])
+
+    def _of_run(self, query: str, run_id: str, record: Callable[[Row], Any]) -> list[Any]:
+        return [record(row) for row in self._query(query, (self._number(run_id),))]
+
+    def _summaries(self, status: RunStatus | None) -> Iterator[RunSummary]:
+        """Newest first; owners are looked up row by row, so statuses are filtered twice."""
+        stored: tuple[str, ...] = () if status is None else (status.value,)
+        if status in (RunStatus.RUNNING, RunStatus.INTERRUPTED):
+            stored = _MAYBE_RUNNING
+        before = _NEWEST
+        size = 50
+        while True:
+            rows = self._query(_sql.run_page(len(stored)), (before, *stored, size))
+            for row in rows:
+                summary = self._summary(row)
+                if status is None or summary.status is status:
+                    yield summary
+            if len(rows) < size:
+                return
+            before, size = rows[-1][0], _PAGE
+
+    def _summary(self, row: Row) -> RunSummary:
+        columns = (*_sql.RUN_PLAIN, *_sql.OWNER)
+        values = dict(zip(columns, row, strict=False))
+        error, llm_calls, tool_calls, tokens, last_at, cost = row[len(columns) :]
+        owner = owner_of([values[column] for column in _sql.OWNER])
+        owned = owner is not None and is_alive(owner, values["lease_expires_at"])
+        return RunSummary(
+            run_id=values["run_id"],
+            status=_status_now(RunStatus(values["status"]), is_owned=owned),
+            reason=values["reason"],
+            crew=values["crew"],
+            created_at=values["created_at"],
+            updated_at=max(values["updated_at"], last_at or 0.0),
+            llm_calls=llm_calls,
+            tool_calls=tool_calls,
+            total_tokens=tokens,
+            cost_usd=cost,
+            error=self._vault.open(error, values["run_id"], "runs.error"),
+        )
+
+
+def _is_owned(run: RunRecord) -> bool:
+    return run.owner is not None and is_alive(run.owner, run.lease_expires_at)
+
+
+def _status_now(stored: RunStatus, *, is_owned: bool) -> RunStatus:
+    gone = stored is RunStatus.RUNNING and not is_owned
+    return RunStatus.INTERRUPTED if gone else stored
+
+
+def _text_of(result: str | None) -> Any:
+    """The text a result holds: a JSON string's value, a recorded object's text, else the JSON."""
+    tree = None if result is None else json.loads(result)
+    if isinstance(tree, dict) and tree.get("answer") in ("responses", "value"):
+        tree = tree["v"]
+    if isinstance(tree, dict) and tree.get("$") == "object":
+        return tree["v"]["text"]
+    return tree if tree is None or isinstance(tree, str) else result

@@ -1,0 +1,164 @@
+"""Records as rows and rows as records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+from crewai_prod.journal import _sql
+from crewai_prod.journal._crypto import Plain
+from crewai_prod.records import (
+    ApprovalRecord,
+    AttemptRecord,
+    Lease,
+    MessageRecord,
+    Owner,
+    RunRecord,
+    RunStatus,
+    StepKind,
+    StepRecord,
+    StepStatus,
+    TaskRecord,
+    TaskStatus,
+    TransitionRecord,
+    Usage,
+)
+
+Row = Sequence[Any]
+
+_ENUMS = {"kind", "status"}  # sqlite3 looks for an adapter for each value that is not a plain str
+_NO_USAGE = (None,) * len(_sql.USAGE)
+
+
+def _getter(columns: Sequence[str]) -> attrgetter[tuple[Any, ...]]:
+    return attrgetter(*(f"{c}._value_" if c in _ENUMS else c for c in columns))
+
+
+_step = _getter((*_sql.STEP_IDENTITY, *_sql.STEP_OUTCOME))
+_task = _getter(_sql.TASK_PLAIN)
+_attempt = _getter(_sql.ATTEMPT_PLAIN)
+_usage = attrgetter(*_sql.USAGE)
+
+
+def step_values(lease: Lease, step: StepRecord, vault: Plain) -> tuple[Any, ...]:
+    """Parameters of `PUT_STEP`."""
+    usage = step.usage
+    return (
+        *_step(step),
+        *(_NO_USAGE if usage is None else _usage(usage)),
+        vault.seal(step.error, lease.run_id, "steps.error"),
+        vault.seal(step.arguments, lease.run_id, "steps.arguments"),
+        vault.seal(step.result, lease.run_id, "steps.result"),
+        lease.run,
+        lease.epoch,
+    )
+
+
+def attempt_values(lease: Lease, attempt: AttemptRecord, vault: Plain) -> tuple[Any, ...]:
+    """Parameters of `ADD_ATTEMPT`."""
+    return (
+        lease.run,
+        *_attempt(attempt),
+        *(_NO_USAGE if attempt.usage is None else _usage(attempt.usage)),
+        vault.seal(attempt.error, lease.run_id, "attempts.error"),
+    )
+
+
+def message_values(lease: Lease, message: MessageRecord, vault: Plain) -> tuple[Any, ...]:
+    """Parameters of `ADD_MESSAGE`."""
+    return (
+        lease.run,
+        message.digest,
+        message.parent,
+        message.role,
+        message.content_step,
+        vault.seal(message.body, lease.run_id, "messages.body"),
+    )
+
+
+def task_values(lease: Lease, task: TaskRecord, vault: Plain) -> tuple[Any, ...]:
+    """Parameters of `PUT_TASK`."""
+    return (
+        *_task(task),
+        vault.seal(task.parts, lease.run_id, "tasks.parts"),
+        vault.seal(task.error, lease.run_id, "tasks.error"),
+        vault.seal(task.output, lease.run_id, "tasks.output"),
+        lease.run,
+        lease.epoch,
+    )
+
+
+def run_record(row: Row, vault: Plain) -> RunRecord:
+    """A row of columns `RUN`."""
+    values = dict(zip(_sql.RUN, row, strict=True))
+    owner = owner_of([values.pop(column) for column in _sql.OWNER])
+    values["status"] = RunStatus(values["status"])
+    _open(values, _sql.RUN_SEALED, vault, values["run_id"], "runs")
+    return RunRecord(owner=owner, **values)
+
+
+def owner_of(row: Row) -> Owner | None:
+    """A row of columns `OWNER`."""
+    owner_id, host, pid, started = row
+    if owner_id is None:
+        return None
+    return Owner(id=owner_id, host=host, pid=pid, process_started=started)
+
+
+def transition_record(row: Row) -> TransitionRecord:
+    """A row of `TRANSITIONS`."""
+    source, target, reason, epoch, at = row
+    return TransitionRecord(
+        source=None if source is None else RunStatus(source),
+        target=RunStatus(target),
+        reason=reason,
+        epoch=epoch,
+        at=at,
+    )
+
+
+def task_record(row: Row, run_id: str, vault: Plain) -> TaskRecord:
+    """A row of columns `TASK`."""
+    values = dict(zip(_sql.TASK, row, strict=True))
+    values["status"] = TaskStatus(values["status"])
+    _open(values, _sql.TASK_SEALED, vault, run_id, "tasks")
+    return TaskRecord(**values)
+
+
+def step_record(row: Row, run_id: str, vault: Plain) -> StepRecord:
+    """A row of columns `STEP` and epoch."""
+    values = dict(zip((*_sql.STEP, "epoch"), row, strict=True))
+    values["kind"] = StepKind(values["kind"])
+    values["status"] = StepStatus(values["status"])
+    values["usage"] = _usage_of(values)
+    _open(values, _sql.STEP_SEALED, vault, run_id, "steps")
+    return StepRecord(**values)
+
+
+def attempt_record(row: Row, run_id: str, vault: Plain) -> AttemptRecord:
+    """A row of columns `ATTEMPT`."""
+    values = dict(zip(_sql.ATTEMPT, row, strict=True))
+    values["status"] = StepStatus(values["status"])
+    values["usage"] = _usage_of(values)
+    _open(values, _sql.ATTEMPT_SEALED, vault, run_id, "attempts")
+    return AttemptRecord(**values)
+
+
+def approval_record(row: Row, vault: Plain) -> ApprovalRecord:
+    """A row of `APPROVALS`."""
+    values = dict(zip((*_sql.APPROVAL, "run_id"), row, strict=True))
+    _open(values, _sql.APPROVAL_SEALED, vault, values["run_id"], "approvals")
+    return ApprovalRecord(**values)
+
+
+def _usage_of(values: dict[str, Any]) -> Usage | None:
+    counts = {column: values.pop(column) for column in _sql.USAGE}
+    return None if counts["calls"] is None else Usage(**counts)
+
+
+def _open(
+    values: dict[str, Any], columns: Sequence[str], vault: Plain, run_id: str, table: str
+) -> None:
+    for column in columns:
+        values[column] = vault.open(values[column], run_id, f"{table}.{column}")

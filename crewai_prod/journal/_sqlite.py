@@ -1,0 +1,344 @@
+"""The journal in one SQLite file: what `_base.Journal` promises, for many threads and processes.
+
+Rule: a write returns when it is committed as durably as was asked; a failed one leaves nothing behind
+and the journal usable as soon as the cause is gone. One connection writes, in groups where threads
+meet; another reads. Before a fork both are closed, because SQLite's locks do not survive one; parent
+and child open their own when they next need them.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from crewai_prod._faults import point
+from crewai_prod.errors import RunError, StaleOwner, UsageError
+from crewai_prod.journal import _sql
+from crewai_prod.journal._crypto import Cipher, Plain, check_key, store_check
+from crewai_prod.journal._failures import BINDING_ERRORS, failures, translated
+from crewai_prod.journal._files import Durability, Handle, create_file, open_writer
+from crewai_prod.journal._group import GroupCommit, Work, alone
+from crewai_prod.journal._lease import adopt, forget_owner
+from crewai_prod.journal._opening import open_run
+from crewai_prod.journal._read import SqliteReader
+from crewai_prod.journal._rows import attempt_values, message_values, step_values, task_values
+from crewai_prod.journal._states import check_transition
+from crewai_prod.records import (
+    ApprovalRecord,
+    AttemptRecord,
+    Lease,
+    MessageRecord,
+    NewRun,
+    Opened,
+    Owner,
+    RunStatus,
+    StepRecord,
+    TaskRecord,
+)
+
+T = TypeVar("T")
+_FINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+class _Points(NamedTuple):
+    before: str
+    after: str
+
+
+def _points(operation: str) -> _Points:
+    return _Points(f"commit.before:{operation}", f"commit.after:{operation}")
+
+
+_OPEN_RUN = _points("open_run")
+_START_STEP = _points("start_step")
+_FINISH_STEP = _points("finish_step")
+_SAVE_TASK = _points("save_task")
+_FINISH_RUN = _points("finish_run")
+_ASK = _points("ask")
+
+
+class SqliteJournal(SqliteReader):
+    """A journal in one SQLite file. Make it with `open_journal`.
+
+    Args:
+        path: The file, absolute.
+        durability: `power` syncs every commit, `process` leaves that to the operating system.
+        vault: Seals and opens payloads.
+        busy_seconds: How long to wait for another process's lock.
+    """
+
+    def __init__(
+        self, path: Path, durability: Durability, vault: Plain, busy_seconds: float
+    ) -> None:
+        super().__init__(path, vault, busy_seconds)
+        self._durability = durability
+        self._write_handle = Handle(path, self._connect_writer)
+        self._group = GroupCommit(self._write_handle.get)
+        _journals.add(self)
+
+    def prepare(self, *, create: bool) -> None:
+        """Open the file now, so that what is wrong with it shows now.
+
+        Raises:
+            JournalError: It cannot be opened or created, is no journal, or of a newer schema.
+            UsageError: It is encrypted with another key.
+        """
+        if not create:
+            self._query("SELECT 1", ())
+            return
+        create_file(self._path)
+        self._group.enter()
+        try:
+            with failures(self.location):
+                self._write_handle.get()
+        finally:
+            self._group.leave()
+
+    def open_run(self, new: NewRun, owner: Owner, *, lease_seconds: float) -> Opened:
+        """See `JournalWriter.open_run`."""
+        adopted = adopt(owner)
+        opened = None
+        try:
+            opened = self._write(
+                _OPEN_RUN, lambda c: open_run(c, new, owner, lease_seconds, self._vault)
+            )
+        finally:
+            if adopted and (opened is None or opened.lease is None):
+                forget_owner(owner)
+        return opened
+
+    def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> list[Lease]:
+        """See `JournalWriter.heartbeat`."""
+
+        def work(connection: sqlite3.Connection) -> list[Lease]:
+            expires = time.time() + lease_seconds
+            lost = []
+            for lease in leases:
+                values = (expires, lease.run, lease.epoch, lease.owner.id)
+                if connection.execute(_sql.EXTEND_LEASE, values).rowcount != 1:
+                    lost.append(lease)
+            return lost
+
+        return self._write(None, work)
+
+    def start_step(self, lease: Lease, step: StepRecord) -> None:
+        """See `JournalWriter.start_step`."""
+        values = step_values(lease, step, self._vault)
+
+        def work(connection: sqlite3.Connection) -> None:
+            if connection.execute(_sql.PUT_STEP, values).rowcount != 1:
+                _refuse(connection, lease, step.step_id)
+
+        self._write(_START_STEP, work, atomic=True)
+
+    def finish_step(
+        self,
+        lease: Lease,
+        step: StepRecord,
+        *,
+        messages: Iterable[MessageRecord] = (),
+        attempt: AttemptRecord | None = None,
+    ) -> None:
+        """See `JournalWriter.finish_step`."""
+        vault = self._vault
+        values = step_values(lease, step, vault)
+        fresh = [message_values(lease, message, vault) for message in messages]
+        tried = None if attempt is None else attempt_values(lease, attempt, vault)
+
+        def work(connection: sqlite3.Connection) -> None:
+            if connection.execute(_sql.PUT_STEP, values).rowcount != 1:
+                _refuse(connection, lease, step.step_id)
+            for message in fresh:
+                connection.execute(_sql.ADD_MESSAGE, message)
+            if tried is not None:
+                connection.execute(_sql.ADD_ATTEMPT, tried)
+
+        self._write(_FINISH_STEP, work, atomic=not fresh and tried is None)
+
+    def save_task(
+        self, lease: Lease, task: TaskRecord, *, messages: Iterable[MessageRecord] = ()
+    ) -> None:
+        """See `JournalWriter.save_task`."""
+        values = task_values(lease, task, self._vault)
+        fresh = [message_values(lease, message, self._vault) for message in messages]
+
+        def work(connection: sqlite3.Connection) -> None:
+            if connection.execute(_sql.PUT_TASK, values).rowcount != 1:
+                _refuse(connection, lease)
+            for message in fresh:
+                connection.execute(_sql.ADD_MESSAGE, message)
+
+        self._write(_SAVE_TASK, work)
+
+    def finish_run(
+        self,
+        lease: Lease,
+        status: RunStatus,
+        *,
+        reason: str | None = None,
+        result: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        """See `JournalWriter.finish_run`. The owner counts as gone even if this fails."""
+        outcome = (
+            self._vault.seal(result, lease.run_id, "runs.result"),
+            self._vault.seal(error, lease.run_id, "runs.error"),
+        )
+
+        def work(connection: sqlite3.Connection) -> None:
+            source = RunStatus(_fence(connection, lease))
+            check_transition(source, status, lease.run_id)
+            now = time.time()
+            finished_at = now if status in _FINAL else None
+            connection.execute(
+                _sql.END_RUN, (status.value, reason, *outcome, now, finished_at, lease.run)
+            )
+            connection.execute(
+                _sql.ADD_TRANSITION,
+                (lease.run, source.value, status.value, reason, lease.epoch, now),
+            )
+
+        try:
+            self._write(_FINISH_RUN, work)
+        finally:
+            forget_owner(lease.owner)
+
+    def ask(self, lease: Lease, approval: ApprovalRecord) -> int:
+        """See `JournalWriter.ask`."""
+        arguments = self._vault.seal(approval.arguments, lease.run_id, "approvals.arguments")
+
+        def work(connection: sqlite3.Connection) -> int:
+            _fence(connection, lease)
+            key = (lease.run, approval.step_id, approval.kind)
+            row = connection.execute(_sql.OPEN_APPROVAL, key).fetchone()
+            if row is not None:
+                return int(row[0])
+            rest = (approval.tool, approval.asked_at, approval.expires_at, arguments)
+            number = connection.execute(_sql.ADD_APPROVAL, (*key, *rest)).lastrowid
+            assert number is not None
+            return number
+
+        return self._write(_ASK, work)
+
+    def answer(self, approval_id: int, answer: str) -> None:
+        """See `JournalWriter.answer`.
+
+        Raises:
+            UsageError: There is no such question, or it was answered before.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            row = connection.execute(_sql.APPROVAL_STATE, (approval_id,)).fetchone()
+            if row is None or row[0] != "open":
+                said = "is not in the journal" if row is None else f"was {row[0]} before"
+                raise UsageError(f"Approval {approval_id} {said}.")
+            sealed = self._vault.seal(answer, row[1], "approvals.answer")
+            connection.execute(_sql.ANSWER_APPROVAL, (sealed, time.time(), approval_id))
+
+        self._write(None, work)
+
+    def close(self) -> None:
+        """Close the file. What was committed stays; nothing can be asked or written any more."""
+        self._closed = True
+        self._pause()
+        self._resume()
+
+    # -- inner ------------------------------------------------------------------------------------
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        if self._closed:
+            raise UsageError(f"The journal {self.location} was closed.")
+        connection = open_writer(self._path, self._durability, self._busy_seconds)
+        try:
+            if not check_key(connection, self._vault, self.location) and isinstance(
+                self._vault, Cipher
+            ):
+                alone(connection, lambda c: store_check(c, self._vault, self.location))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _write(self, points: _Points | None, work: Work[T], *, atomic: bool = False) -> T:
+        if points is not None:
+            point(points.before)
+        try:
+            value = self._group.run(work, atomic=atomic)
+        except (sqlite3.Error, *BINDING_ERRORS) as error:
+            self._write_handle.suspect = True
+            raise translated(error, self.location) from error
+        if points is not None:
+            point(points.after)
+        return value
+
+    def _pause(self) -> None:
+        """Close both connections and keep every thread from opening another."""
+        self._group.enter()
+        self._read_lock.acquire()
+        self._read_handle.drop()
+        self._write_handle.drop()
+
+    def _resume(self) -> None:
+        self._read_lock.release()
+        self._group.leave()
+
+    def _start_over(self) -> None:
+        self._read_lock = threading.Lock()
+        self._group.reset()
+
+
+def _fence(connection: sqlite3.Connection, lease: Lease) -> str:
+    """The run's status, if the lease still holds.
+
+    Raises:
+        StaleOwner: It does not.
+    """
+    row = connection.execute(_sql.RUN_STATE, (lease.run,)).fetchone()
+    if row is None or row[0] != lease.epoch:
+        raise StaleOwner(run_id=lease.run_id, epoch=lease.epoch, current=row and row[0])
+    return str(row[1])
+
+
+def _refuse(connection: sqlite3.Connection, lease: Lease, step_id: str | None = None) -> None:
+    """Say why a fenced write changed no row."""
+    _fence(connection, lease)
+    raise RunError("The step has an outcome already.", run_id=lease.run_id, step_id=step_id)
+
+
+_journals: weakref.WeakSet[SqliteJournal] = weakref.WeakSet()
+_fork_lock = threading.Lock()
+_paused: list[SqliteJournal] = []
+
+
+def _before_fork() -> None:
+    _fork_lock.acquire()
+    _paused.extend(_journals)
+    for journal in _paused:
+        journal._pause()
+
+
+def _after_fork_in_parent() -> None:
+    while _paused:
+        _paused.pop()._resume()
+    _fork_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _fork_lock
+    _fork_lock = threading.Lock()
+    while _paused:
+        _paused.pop()._start_over()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

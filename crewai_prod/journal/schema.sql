@@ -1,0 +1,151 @@
+-- The journal of crewai-prod: runs of crews, and everything that came from outside while they ran.
+--
+-- Times are seconds since 1970 (UTC) as REAL, durations milliseconds. `run` is the internal number
+-- of a run, `run_id` the name its user gave it. Columns said to hold JSON hold JSON text; where the
+-- journal is encrypted they hold `enc1:` and base64 instead. `user_version` is the schema's version.
+-- views.sql holds the questions people ask most.
+
+CREATE TABLE journal_info (
+  name TEXT PRIMARY KEY NOT NULL, -- `key_check`: proves that a given encryption key is the file's
+  value TEXT NOT NULL
+);
+
+CREATE TABLE runs (
+  run INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice: an old lease cannot fit a new run
+  run_id TEXT NOT NULL UNIQUE, -- the name given to kickoff(run_id=...)
+  epoch INTEGER NOT NULL, -- session number: 1 at first, one more with every resume; fences writes
+  status TEXT NOT NULL CHECK (status IN
+    ('running', 'completed', 'failed', 'paused', 'cancelled', 'interrupted')),
+  owner_id TEXT, -- who advances the run now; NULL when nobody does
+  owner_host TEXT, -- name#boot-namespace of the machine: processes compare within one such host
+  owner_pid INTEGER,
+  owner_started REAL, -- start time of that process, tells a reused pid from the original
+  lease_expires_at REAL, -- when the owner counts as gone unless it extends the lease
+  kind TEXT NOT NULL, -- crew, flow, agent, function
+  crew TEXT, -- name of the crew
+  reason TEXT, -- why it is paused, or how it ended
+  created_at REAL NOT NULL,
+  updated_at REAL NOT NULL, -- the last transition; view run_summary counts steps in
+  finished_at REAL,
+  inputs_digest TEXT NOT NULL, -- identifies the inputs: a run id belongs to one set of them
+  versions TEXT NOT NULL, -- JSON: versions of crewai, crewai-prod and Python
+  error TEXT, -- JSON: type, message, retryable, actor of what ended the run
+  inputs TEXT, -- JSON
+  result TEXT -- JSON: what kickoff returned
+);
+CREATE INDEX runs_by_status ON runs (status, run);
+
+CREATE TABLE transitions (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  source TEXT, -- status before; NULL for the first
+  target TEXT NOT NULL, -- status after
+  reason TEXT,
+  epoch INTEGER NOT NULL, -- session in which it happened
+  at REAL NOT NULL
+);
+CREATE INDEX transitions_by_run ON transitions (run, id);
+
+CREATE TABLE tasks (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  position INTEGER NOT NULL, -- of the task in the crew, from 0
+  generation INTEGER NOT NULL, -- from 0; one more each time a changed task is executed again
+  name TEXT NOT NULL,
+  agent TEXT, -- role
+  fingerprint TEXT NOT NULL, -- of the task's definition and all it depends on
+  status TEXT NOT NULL CHECK (status IN ('running', 'done', 'failed', 'superseded')),
+  started_at REAL NOT NULL,
+  finished_at REAL,
+  messages TEXT, -- digest of the last message of the conversation it ended with
+  parts TEXT NOT NULL, -- JSON: digest of each part of the definition, to name what changed
+  error TEXT, -- JSON
+  output TEXT, -- JSON: the TaskOutput
+  UNIQUE (run, position, generation)
+);
+
+CREATE TABLE steps (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL, -- session that recorded the outcome; below the run's: replayed since
+  seq INTEGER NOT NULL, -- order of starting within the run, from 1
+  step_id TEXT NOT NULL, -- 16 hex digits made from scope, kind, digest and occurrence
+  scope TEXT NOT NULL, -- where in the run, such as tasks/0/Researcher
+  kind TEXT NOT NULL CHECK (kind IN ('model', 'tool', 'function', 'human')),
+  name TEXT NOT NULL, -- model or tool
+  digest TEXT NOT NULL, -- of what the request means
+  occurrence INTEGER NOT NULL, -- how often this digest was asked for before in this scope
+  agent TEXT, -- role
+  task INTEGER, -- position of the task in the crew; NULL outside tasks
+  status TEXT NOT NULL CHECK (status IN ('started', 'done', 'failed')),
+  effect TEXT, -- of a tool: read, write or nested (its own steps are journaled themselves)
+  attempts INTEGER NOT NULL, -- tries so far; those that did not count are in table attempts
+  request TEXT, -- digest of the last message sent to the model (see view conversations)
+  params TEXT, -- digest of the message row with role `request`: model, tools, sampling
+  model TEXT, -- as the provider named it
+  provider TEXT,
+  response_id TEXT,
+  finish_reason TEXT,
+  started_at REAL NOT NULL,
+  duration_ms REAL,
+  input_tokens INTEGER, -- all of the prompt, cached tokens included; NULL: no usage reported
+  output_tokens INTEGER, -- reasoning tokens included
+  cache_read_tokens INTEGER,
+  cache_write_tokens INTEGER,
+  reasoning_tokens INTEGER,
+  calls INTEGER, -- requests that returned usage
+  cost_usd TEXT, -- exact decimal; NULL: not priced
+  cost_status TEXT, -- priced, estimated or unpriced
+  error TEXT, -- JSON
+  arguments TEXT, -- JSON: of a tool call
+  result TEXT, -- JSON: the recorded answer
+  UNIQUE (run, step_id)
+);
+
+CREATE TABLE attempts (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL,
+  step_id TEXT NOT NULL, -- the step it was a try of
+  attempt INTEGER NOT NULL, -- from 1
+  status TEXT NOT NULL,
+  started_at REAL NOT NULL,
+  duration_ms REAL,
+  input_tokens INTEGER, -- what the try cost, meanings as in steps
+  output_tokens INTEGER,
+  cache_read_tokens INTEGER,
+  cache_write_tokens INTEGER,
+  reasoning_tokens INTEGER,
+  calls INTEGER,
+  cost_usd TEXT,
+  cost_status TEXT,
+  error TEXT -- JSON
+);
+CREATE INDEX attempts_by_step ON attempts (run, step_id);
+
+CREATE TABLE messages (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  digest TEXT NOT NULL, -- of the message and, through parent, of all that came before
+  parent TEXT, -- digest of the message before; NULL for the first
+  role TEXT NOT NULL,
+  content_step TEXT, -- its content is the result of this step and is not in body
+  body TEXT NOT NULL, -- JSON: the message
+  UNIQUE (run, digest)
+);
+
+CREATE TABLE approvals (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  step_id TEXT,
+  kind TEXT NOT NULL, -- such as unknown_outcome
+  tool TEXT,
+  status TEXT NOT NULL, -- open or answered
+  asked_at REAL NOT NULL,
+  expires_at REAL,
+  answered_at REAL,
+  arguments TEXT, -- JSON: what the tool would be called with
+  answer TEXT -- JSON: {"decision": "done" | "rerun" | "fail", "result": ...}
+);
+CREATE INDEX approvals_by_run ON approvals (run, step_id, kind, status);
+CREATE INDEX approvals_by_status ON approvals (status, id);

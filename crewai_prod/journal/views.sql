@@ -1,0 +1,114 @@
+-- The questions people ask most. Views are made anew by every migration and hold no data.
+-- Money is NULL until calls are priced; sums of money are for reading, cost_usd of a step is exact.
+
+-- One row per try that reached a provider or tool, the recorded outcome included.
+CREATE VIEW tries AS
+SELECT run, step_id, attempts AS attempt, 1 AS outcome, status, epoch, started_at, duration_ms,
+  input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, calls,
+  cost_usd, cost_status
+FROM steps
+UNION ALL
+SELECT run, step_id, attempt, 0, status, epoch, started_at, duration_ms,
+  input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, calls,
+  cost_usd, cost_status
+FROM attempts;
+
+-- One row per step: what it cost, failed tries included.
+CREATE VIEW step_usage AS
+SELECT r.run_id, s.step_id, s.seq, s.scope, s.kind, s.name, s.agent, s.task, s.status, s.attempts,
+  s.epoch < r.epoch AS replayed,
+  s.model, s.provider, s.started_at, s.duration_ms,
+  coalesce(s.input_tokens, 0) + coalesce(a.input_tokens, 0) AS input_tokens,
+  coalesce(s.output_tokens, 0) + coalesce(a.output_tokens, 0) AS output_tokens,
+  coalesce(s.cache_read_tokens, 0) + coalesce(a.cache_read_tokens, 0) AS cache_read_tokens,
+  coalesce(s.cache_write_tokens, 0) + coalesce(a.cache_write_tokens, 0) AS cache_write_tokens,
+  coalesce(s.reasoning_tokens, 0) + coalesce(a.reasoning_tokens, 0) AS reasoning_tokens,
+  coalesce(s.calls, 0) + coalesce(a.calls, 0) AS calls,
+  1 + coalesce(a.tries, 0) AS requests,
+  CASE WHEN a.cost_usd IS NULL THEN s.cost_usd ELSE s.cost_usd + a.cost_usd END AS cost_usd,
+  s.cost_status
+FROM steps s
+JOIN runs r ON r.run = s.run
+LEFT JOIN (
+  SELECT run, step_id, count(*) AS tries, sum(input_tokens) AS input_tokens,
+    sum(output_tokens) AS output_tokens, sum(cache_read_tokens) AS cache_read_tokens,
+    sum(cache_write_tokens) AS cache_write_tokens, sum(reasoning_tokens) AS reasoning_tokens,
+    sum(calls) AS calls, sum(cost_usd) AS cost_usd
+  FROM attempts GROUP BY run, step_id
+) a ON a.run = s.run AND a.step_id = s.step_id;
+
+-- One row per run and agent.
+CREATE VIEW agent_usage AS
+SELECT run_id, agent,
+  sum(CASE kind WHEN 'model' THEN requests ELSE 0 END) AS llm_calls,
+  sum(kind = 'tool') AS tool_calls,
+  sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+  sum(input_tokens + output_tokens) AS total_tokens,
+  sum(cost_usd) AS cost_usd, sum(cost_status = 'unpriced') AS unpriced
+FROM step_usage GROUP BY run_id, agent;
+
+-- One row per run and task; task is NULL for what happened outside the tasks.
+CREATE VIEW task_usage AS
+SELECT run_id, task,
+  sum(CASE kind WHEN 'model' THEN requests ELSE 0 END) AS llm_calls,
+  sum(kind = 'tool') AS tool_calls,
+  sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+  sum(input_tokens + output_tokens) AS total_tokens,
+  sum(cost_usd) AS cost_usd, sum(cost_status = 'unpriced') AS unpriced
+FROM step_usage GROUP BY run_id, task;
+
+-- One row per run. `running` here may be a run whose process is gone: see lease_expires_at.
+CREATE VIEW run_summary AS
+SELECT r.run_id, r.status, r.reason, r.kind, r.crew, r.epoch, r.lease_expires_at,
+  r.created_at, max(r.updated_at, coalesce(u.last_at, 0)) AS updated_at, r.finished_at,
+  coalesce(u.llm_calls, 0) AS llm_calls, coalesce(u.tool_calls, 0) AS tool_calls,
+  coalesce(u.input_tokens, 0) AS input_tokens, coalesce(u.output_tokens, 0) AS output_tokens,
+  coalesce(u.input_tokens + u.output_tokens, 0) AS total_tokens,
+  coalesce(u.replayed_llm_calls, 0) AS replayed_llm_calls,
+  coalesce(u.replayed_tool_calls, 0) AS replayed_tool_calls,
+  u.cost_usd, u.unpriced, r.error
+FROM runs r
+LEFT JOIN (
+  SELECT run_id,
+    sum(CASE kind WHEN 'model' THEN requests ELSE 0 END) AS llm_calls,
+    sum(kind = 'tool') AS tool_calls,
+    sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+    sum(kind = 'model' AND replayed) AS replayed_llm_calls,
+    sum(kind = 'tool' AND replayed) AS replayed_tool_calls,
+    sum(cost_usd) AS cost_usd, sum(cost_status = 'unpriced') AS unpriced,
+    max(started_at + coalesce(duration_ms, 0) / 1000) AS last_at
+  FROM step_usage GROUP BY run_id
+) u ON u.run_id = r.run_id;
+
+-- One row per tool over all runs: how often, how slow, how often in vain.
+CREATE VIEW tool_latency AS
+SELECT s.name AS tool, count(*) AS tries, sum(t.status = 'failed') AS failed,
+  avg(t.duration_ms) AS mean_ms, min(t.duration_ms) AS min_ms, max(t.duration_ms) AS max_ms
+FROM tries t JOIN steps s ON s.run = t.run AND s.step_id = t.step_id
+WHERE s.kind = 'tool' GROUP BY s.name;
+
+-- One row per day (UTC), provider and model.
+CREATE VIEW daily_cost AS
+SELECT date(t.started_at, 'unixepoch') AS day, s.provider, coalesce(s.model, s.name) AS model,
+  count(*) AS llm_calls, sum(t.input_tokens) AS input_tokens, sum(t.output_tokens) AS output_tokens,
+  sum(t.cost_usd) AS cost_usd, sum(t.cost_status = 'unpriced') AS unpriced
+FROM tries t JOIN steps s ON s.run = t.run AND s.step_id = t.step_id
+WHERE s.kind = 'model' GROUP BY 1, 2, 3;
+
+-- What each model step was asked: one row per message, first one first by `position` (from 1).
+CREATE VIEW conversations AS
+WITH RECURSIVE chain (run, step_id, depth, digest) AS (
+  SELECT run, step_id, 0, request FROM steps WHERE request IS NOT NULL
+  UNION ALL
+  SELECT c.run, c.step_id, c.depth + 1, m.parent
+  FROM chain c JOIN messages m ON m.run = c.run AND m.digest = c.digest
+  WHERE m.parent IS NOT NULL
+)
+SELECT r.run_id, c.step_id,
+  (SELECT max(d.depth) FROM chain d WHERE d.run = c.run AND d.step_id = c.step_id) - c.depth + 1
+    AS position,
+  m.role, m.body, m.content_step, s.result AS content_result
+FROM chain c
+JOIN messages m ON m.run = c.run AND m.digest = c.digest
+JOIN runs r ON r.run = c.run
+LEFT JOIN steps s ON s.run = m.run AND s.step_id = m.content_step;

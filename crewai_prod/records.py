@@ -1,0 +1,311 @@
+"""The values that all layers share: what a run, a task and a step are, as plain records.
+
+They hold JSON text where the journal holds JSON, so that reading a journal needs neither crewai nor
+the user's classes. Times are seconds since the epoch, durations are milliseconds, both as floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. `LEGAL` says which steps from one to the next exist."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    """Its owner is gone (dead process on this host, or lease run out) and nobody took over yet."""
+
+
+_ENDS = frozenset(RunStatus) - {RunStatus.RUNNING}
+LEGAL: dict[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.RUNNING: _ENDS,
+    RunStatus.COMPLETED: frozenset(),
+    RunStatus.FAILED: frozenset({RunStatus.RUNNING}),
+    RunStatus.PAUSED: frozenset({RunStatus.RUNNING}),
+    RunStatus.INTERRUPTED: frozenset({RunStatus.RUNNING}),
+    RunStatus.CANCELLED: frozenset({RunStatus.RUNNING}),
+}
+
+
+class StepKind(StrEnum):
+    """What a step talks to."""
+
+    MODEL = "model"
+    TOOL = "tool"
+    FUNCTION = "function"
+    HUMAN = "human"
+
+
+class StepStatus(StrEnum):
+    """`started` without an end, seen on resume, means that the outcome is unknown."""
+
+    STARTED = "started"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class TaskStatus(StrEnum):
+    """A `superseded` task was executed again because its definition changed."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one or many model calls.
+
+    `input_tokens` includes the cached ones, `output_tokens` the reasoning ones (the meaning
+    OpenTelemetry GenAI and genai-prices give them). `calls` counts requests that returned usage.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    calls: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Input plus output."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        """Field by field."""
+        return Usage(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who advances a run: one kickoff in one process of one host."""
+
+    id: str
+    host: str
+    pid: int
+    process_started: float
+    """Start time of the process, which tells a reused pid from the original. 0.0 if unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to write to a run. Every write names its epoch; a stale one is refused."""
+
+    run: int
+    run_id: str
+    epoch: int
+    owner: Owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """What a run is started with. `inputs` is JSON text, `inputs_digest` identifies it."""
+
+    run_id: str
+    kind: str
+    crew: str | None
+    inputs: str | None
+    inputs_digest: str
+    versions: str
+    """JSON: versions of crewai, crewai-prod and Python."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """A run as stored. `status` already says `interrupted` when the owner is gone."""
+
+    run: int
+    run_id: str
+    kind: str
+    crew: str | None
+    status: RunStatus
+    reason: str | None
+    inputs: str | None
+    inputs_digest: str
+    result: str | None
+    error: str | None
+    """JSON of `CrewProdError.facts()`, or of any other exception's type and message."""
+    versions: str
+    epoch: int
+    owner: Owner | None
+    lease_expires_at: float | None
+    created_at: float
+    updated_at: float
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransitionRecord:
+    """One change of a run's status. `source` is None for the first."""
+
+    source: RunStatus | None
+    target: RunStatus
+    reason: str | None
+    epoch: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """One execution of one task of the crew, or a `superseded` earlier one.
+
+    `parts` is JSON `{"description": digest, ...}`: what the fingerprint is made of, so that a
+    refusal can name the part that changed. `output` is JSON, `messages` the digest of the last
+    message of the conversation the task ended with.
+    """
+
+    position: int
+    generation: int = 0
+    name: str
+    agent: str | None
+    fingerprint: str
+    parts: str
+    status: TaskStatus
+    output: str | None = None
+    messages: str | None = None
+    error: str | None = None
+    started_at: float
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRecord:
+    """One message of a conversation, stored once per run and addressed by its content.
+
+    `digest` covers the message and, through `parent`, all that came before it. `body` is JSON of the
+    message; where its `content` is word for word the result text of a step, the content is left out
+    and `content_step` names that step's id.
+    """
+
+    digest: str
+    parent: str | None
+    role: str
+    body: str
+    content_step: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One step: a model call, a tool call, a user's function or a person's answer.
+
+    Attributes:
+        seq: Position in the run's order of starting, from 1.
+        step_id: 16 hex digits, derived from the identity (scope, kind, digest, occurrence).
+        scope: Path of where in the run, such as `tasks/0/Researcher`.
+        name: Model or tool name.
+        digest: Of the request's meaning.
+        occurrence: The n-th time (from 0) this digest was asked for in this scope.
+        task: Position of the task in the crew, None outside tasks.
+        effect: `read`, `write` or `nested` for a tool (its inner steps are journaled themselves).
+        attempts: Tries so far, this outcome's included.
+        arguments: JSON of a tool's arguments.
+        request: Digest of the last message of a model's conversation.
+        params: Digest of the message row (role `request`) that holds model, tools and sampling.
+        result: JSON, tagged as `codec` writes it; None until done.
+        error: JSON of the failure.
+        epoch: The session of the run in which the outcome was recorded.
+    """
+
+    seq: int
+    step_id: str
+    scope: str
+    kind: StepKind
+    name: str
+    digest: str
+    occurrence: int
+    agent: str | None = None
+    task: int | None = None
+    status: StepStatus
+    effect: str | None = None
+    attempts: int = 1
+    arguments: str | None = None
+    request: str | None = None
+    params: str | None = None
+    result: str | None = None
+    error: str | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    provider: str | None = None
+    response_id: str | None = None
+    finish_reason: str | None = None
+    started_at: float
+    duration_ms: float | None = None
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """A try of a step that did not become its recorded outcome, with what it cost."""
+
+    step_id: str
+    attempt: int
+    status: StepStatus
+    error: str | None = None
+    usage: Usage | None = None
+    started_at: float
+    duration_ms: float | None = None
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRecord:
+    """A question to a person, as a durable row.
+
+    `answer` is JSON: `{"decision": "done", "result": ...} | {"decision": "rerun"} |
+    {"decision": "fail"}` for `kind="unknown_outcome"`.
+    """
+
+    id: int
+    run_id: str
+    step_id: str | None
+    kind: str
+    tool: str | None
+    arguments: str | None
+    status: str
+    asked_at: float
+    expires_at: float | None = None
+    answer: str | None = None
+    answered_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What opening a run gives: the lease to write with and everything recorded so far.
+
+    `lease` is None when the run is already completed. `messages` are the digests that are stored.
+    """
+
+    lease: Lease | None
+    run: RunRecord
+    created: bool
+    tasks: tuple[TaskRecord, ...] = ()
+    steps: tuple[StepRecord, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
+    messages: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """A line of `crewai-prod runs`. Money is None until calls are priced."""
+
+    run_id: str
+    status: RunStatus
+    reason: str | None
+    crew: str | None
+    created_at: float
+    updated_at: float
+    llm_calls: int
+    tool_calls: int
+    total_tokens: int
+    cost_usd: float | None
+    error: str | None

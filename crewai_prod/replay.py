@@ -1,0 +1,158 @@
+"""What to do with a step or a task that may have been recorded: pure decisions, no I/O.
+
+Rules (DESIGN section 4): a recorded answer is replayed; a failure that the crew saw and went on from
+is replayed as it was; the failure that stopped the run is tried anew; a tool that was started and has
+no outcome is unknown; a model call whose prompt drifted follows the history of its scope.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Literal
+
+from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
+from crewai_prod.steps import related
+
+OnChange = Literal["stop", "rerun", "keep"]
+
+
+class History:
+    """The recorded steps of a run, and which of them this session has already met.
+
+    Not thread-safe: the run that owns it holds a lock.
+    """
+
+    def __init__(self, steps: Iterable[StepRecord]) -> None:
+        self._steps: dict[str, StepRecord] = {}
+        self._models: dict[str, deque[str]] = defaultdict(deque)
+        self._last_seq: dict[str, int] = {}
+        self._met: set[str] = set()
+        for step in sorted(steps, key=lambda s: s.seq):
+            self._steps[step.step_id] = step
+            self._last_seq[step.scope] = step.seq
+            if step.kind is StepKind.MODEL:
+                self._models[step.scope].append(step.step_id)
+
+    def take(self, step_id: str) -> StepRecord | None:
+        """The record of exactly this step, if there is one; it counts as met."""
+        step = self._steps.get(step_id)
+        if step is not None:
+            self._met.add(step_id)
+        return step
+
+    def follow(self, scope: str, params: str) -> StepRecord | None:
+        """The next model call of this scope that was recorded and not met, if it asked alike.
+
+        Alike means the same model, tools and sampling: only the words of the prompt may drift.
+        """
+        queue = self._models.get(scope)
+        while queue:
+            step = self._steps[queue[0]]
+            if step.step_id in self._met:
+                queue.popleft()
+            elif step.params == params and step.status is not StepStatus.STARTED:
+                self._met.add(queue.popleft())
+                return step
+            else:
+                return None
+        return None
+
+    def went_on(self, step: StepRecord) -> bool:
+        """Whether the run did anything in or around the step's scope after it."""
+        return any(
+            seq > step.seq and related(scope, step.scope) for scope, seq in self._last_seq.items()
+        )
+
+
+class Verdict(Enum):
+    """What a task's record says about executing it."""
+
+    EXECUTE = auto()
+    """Never finished, or never begun: walk it, answering recorded steps from the journal."""
+    KEEP = auto()
+    """Finished and unchanged, or its stored output is accepted: hand the output back."""
+    AGAIN = auto()
+    """Changed: execute it in a new generation, with no recorded step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDefinition:
+    """A task of the crew as it is now: its fingerprint and the digests it is made of."""
+
+    position: int
+    name: str
+    fingerprint: str
+    parts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPlan:
+    """What to do with one task. `follow` allows drifted prompts to follow the history."""
+
+    definition: TaskDefinition
+    verdict: Verdict
+    generation: int = 0
+    record: TaskRecord | None = None
+    follow: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A task whose definition is not the recorded one, and the parts that differ."""
+
+    task: str
+    parts: tuple[str, ...]
+
+
+def plan_tasks(
+    definitions: Sequence[TaskDefinition], records: Iterable[TaskRecord], on_change: OnChange
+) -> list[TaskPlan]:
+    """Decide for each task of the crew whether it is kept, walked or executed again."""
+    by_position = {record.position: record for record in records}
+    return [_plan(d, by_position.get(d.position), on_change) for d in definitions]
+
+
+def _plan(definition: TaskDefinition, record: TaskRecord | None, on_change: OnChange) -> TaskPlan:
+    if record is None:
+        return TaskPlan(definition=definition, verdict=Verdict.EXECUTE)
+    same = record.fingerprint == definition.fingerprint
+    if not same and on_change == "rerun":
+        return TaskPlan(
+            definition=definition,
+            verdict=Verdict.AGAIN,
+            generation=record.generation + 1,
+            record=record,
+        )
+    verdict = Verdict.KEEP if record.status is TaskStatus.DONE else Verdict.EXECUTE
+    return TaskPlan(
+        definition=definition,
+        verdict=verdict,
+        generation=record.generation,
+        record=record,
+        follow=same,
+    )
+
+
+def changes(
+    definitions: Sequence[TaskDefinition], records: Iterable[TaskRecord]
+) -> tuple[Change, ...]:
+    """The recorded tasks whose definition is another one now, and those that are gone."""
+    by_position = {definition.position: definition for definition in definitions}
+    found = []
+    for record in sorted(records, key=lambda r: r.position):
+        definition = by_position.get(record.position)
+        if definition is None:
+            found.append(Change(task=record.name, parts=("removed",)))
+        elif definition.fingerprint != record.fingerprint:
+            found.append(Change(task=record.name, parts=_different(record, definition)))
+    return tuple(found)
+
+
+def _different(record: TaskRecord, definition: TaskDefinition) -> tuple[str, ...]:
+    before: dict[str, str] = json.loads(record.parts)
+    names = sorted(before.keys() | definition.parts.keys())
+    return tuple(name for name in names if before.get(name) != definition.parts.get(name))

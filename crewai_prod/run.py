@@ -1,0 +1,634 @@
+"""One run being advanced: ties the rules, the journal and the log together.
+
+Rule: whatever was paid for or done is in the journal before anyone else sees it, and a refusal is
+stored on the run before it is raised, so that no `except` on the way out can lose it. From the moment
+a run is stopped, every seam that asks it refuses. Knows nothing of crewai.
+
+All methods may be called from any thread. Those that write (`begin_tool`, `finish`, `fail`, tasks,
+`end`) block on the disk: call them from a worker thread when on an event loop.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from crewai_prod import _faults, codec
+from crewai_prod.errors import (
+    CrewProdError,
+    JournalError,
+    RunCancelled,
+    RunError,
+    RunInterrupted,
+    RunPaused,
+    ToolOutcomeUnknown,
+)
+from crewai_prod.heart import HEART
+from crewai_prod.journal import Journal
+from crewai_prod.logs import RunLog
+from crewai_prod.records import (
+    ApprovalRecord,
+    AttemptRecord,
+    Lease,
+    MessageRecord,
+    Opened,
+    RunStatus,
+    StepKind,
+    StepRecord,
+    StepStatus,
+    TaskRecord,
+    TaskStatus,
+    Usage,
+)
+from crewai_prod.replay import History, TaskPlan
+from crewai_prod.steps import Request, Scope, digest, idempotency_key, read_request, step_id
+from crewai_prod.tooling import CurrentStep, Outcome, ToolOptions
+
+_SHORTEST_SHARED = 64
+"""Shorter contents are cheaper to repeat than to point at."""
+
+UnknownPolicy = str | Outcome | Mapping[str, Outcome]
+"""`pause`, `rerun` or `fail`; one outcome for whatever is open; or one by step id."""
+
+current_scope: ContextVar[tuple[Run, Scope] | None] = ContextVar(
+    "crewai_prod_scope", default=None
+)
+step_in_body: ContextVar[CurrentStep | None] = ContextVar("crewai_prod_step", default=None)
+
+
+def current_step() -> CurrentStep | None:
+    """The step in whose body this code runs, or None outside a hardened run's tools."""
+    return step_in_body.get()
+
+
+@dataclass(slots=True, kw_only=True)
+class Ticket:
+    """A step between its beginning and its end.
+
+    `recorded` is the answer of an earlier session; if it is set there is nothing to do.
+    """
+
+    scope: Scope
+    kind: StepKind
+    name: str
+    digest: str
+    occurrence: int
+    step_id: str
+    recorded: StepRecord | None = None
+    seq: int = 0
+    attempt: int = 1
+    before: AttemptRecord | None = None
+    request: Request | None = None
+    arguments: str | None = None
+    effect: str | None = None
+    provider: str | None = None
+    started_at: float = field(default_factory=time.time)
+    clock: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the step began."""
+        return round((time.perf_counter() - self.clock) * 1000, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a model call gave, as far as the journal wants to know.
+
+    Attributes:
+        result: JSON, as the codec of answers writes it.
+        text: The text a later message may repeat word for word.
+    """
+
+    result: str
+    text: str | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    response_id: str | None = None
+    finish_reason: str | None = None
+
+
+class Run:
+    """A run of this process: prepared first, then attached to what the journal holds of it.
+
+    The seams of a crew point at their run from the moment they are made; until `attach` it refuses.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.plans: dict[int, TaskPlan] = {}
+        self.unknown: UnknownPolicy = "pause"
+        self.degraded = False
+        self.log: RunLog
+        self._lease: Lease | None = None
+        self._lock = threading.Lock()
+        self._history = History(())
+        self._occurrences: Counter[tuple[str, str, str]] = Counter()
+        self._seq = 0
+        self._messages: set[str] = set()
+        self._contents: dict[str, str] = {}
+        self._started: dict[int, float] = {}
+        self._stopped: CrewProdError | None = None
+        self._usage = Usage()
+
+    def attach(
+        self,
+        opened: Opened,
+        *,
+        log: RunLog,
+        plans: Sequence[TaskPlan] = (),
+        unknown: UnknownPolicy = "pause",
+    ) -> None:
+        """Take up the run where the journal says it stands."""
+        self._lease = opened.lease
+        self.log, self.unknown = log, unknown
+        self.plans = {plan.definition.position: plan for plan in plans}
+        self._history = History(opened.steps)
+        self._seq = max((step.seq for step in opened.steps), default=0)
+        self._messages = set(opened.messages)
+        self._usage = recorded_usage(opened.steps, opened.attempts)
+
+    @property
+    def lease(self) -> Lease:
+        """The right to write.
+
+        Raises:
+            RunError: The run has not been opened.
+        """
+        if self._lease is None:
+            raise RunError("This crew belongs to a run that was never opened. Call kickoff first.")
+        return self._lease
+
+    @property
+    def run_id(self) -> str:
+        """The name the caller gave the run."""
+        return self.lease.run_id
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        """A run is one thing: whoever copies an object of a crew still advances this run."""
+        return self
+
+    # -- stopping ---------------------------------------------------------------------------------
+
+    @property
+    def stopped(self) -> CrewProdError | None:
+        """The refusal that stopped the run, if there is one."""
+        return self._stopped
+
+    def stop(self, error: CrewProdError) -> CrewProdError:
+        """Store a refusal; the first one stays. Returns the one that is stored."""
+        with self._lock:
+            if self._stopped is None:
+                if error.run_id is None:
+                    error.run_id = self.run_id
+                self._stopped = error
+            return self._stopped
+
+    def check(self) -> None:
+        """Refuse if the run was stopped.
+
+        Raises:
+            CrewProdError: The stored refusal.
+        """
+        if self._stopped is not None:
+            raise self._stopped
+
+    # -- model calls ------------------------------------------------------------------------------
+
+    def begin_model(
+        self,
+        scope: Scope,
+        name: str,
+        messages: Sequence[Mapping[str, Any]],
+        params: Mapping[str, Any],
+        provider: str | None = None,
+    ) -> Ticket:
+        """Identify a model call and look it up. No disk is touched.
+
+        Raises:
+            CrewProdError: The run was stopped.
+        """
+        self.check()
+        request = read_request(messages, params, known=self._messages, contents=self._contents)
+        with self._lock:
+            ticket = self._ticket(scope, StepKind.MODEL, name, request.digest)
+            ticket.request, ticket.provider = request, provider
+            record = self._history.take(ticket.step_id)
+            drifted = record is None and scope.follow
+            if drifted:
+                record = self._history.follow(scope.path, request.params)
+            self._settle(ticket, record)
+        if ticket.recorded is not None:
+            self._note_replay(ticket, drifted=drifted)
+        return ticket
+
+    def finish_model(self, ticket: Ticket, answer: Answer) -> None:
+        """Commit a model's answer; only then may anyone see it.
+
+        Raises:
+            CrewProdError: It could not be committed; the run is stopped.
+        """
+        assert ticket.request is not None
+        step = self._step(
+            ticket,
+            StepStatus.DONE,
+            result=answer.result,
+            usage=answer.usage,
+            model=answer.model,
+            response_id=answer.response_id,
+            finish_reason=answer.finish_reason,
+        )
+        self._commit(ticket, step, ticket.request.messages)
+        self._share(answer.text, ticket.step_id)
+
+    def fail_model(
+        self, ticket: Ticket, error: BaseException, usage: Usage | None, facts: Mapping[str, Any]
+    ) -> None:
+        """Commit a model call that failed, with what it cost.
+
+        Raises:
+            CrewProdError: It could not be committed; the run is stopped.
+        """
+        assert ticket.request is not None
+        step = self._step(
+            ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode(), usage=usage
+        )
+        self._commit(ticket, step, ticket.request.messages)
+
+    # -- tool calls -------------------------------------------------------------------------------
+
+    def begin_tool(
+        self, scope: Scope, name: str, arguments: Mapping[str, Any], options: ToolOptions
+    ) -> Ticket:
+        """Identify a tool call, look it up, and commit the intent of one that acts on the world.
+
+        Raises:
+            ToolOutcomeUnknown: It was started in an earlier session, nobody can tell whether it
+                acted, and the run now waits for a person.
+            CrewProdError: The run was stopped, or the intent could not be committed.
+        """
+        self.check()
+        tree = codec.to_tree(dict(arguments))
+        meant = digest(b"tool", name.encode("utf-8", "replace"), codec.meaning(arguments))
+        with self._lock:
+            ticket = self._ticket(scope, StepKind.TOOL, name, meant)
+            ticket.arguments = orjson.dumps(tree).decode()
+            ticket.effect = options.effect or "write"
+            record = self._history.take(ticket.step_id)
+            self._settle(ticket, record)
+        if record is not None and record.status is StepStatus.STARTED and ticket.effect == "write":
+            self._reconcile(ticket, record, dict(arguments), options)
+        if ticket.recorded is not None:
+            self._note_replay(ticket, drifted=False)
+        elif ticket.effect == "write":
+            self._write(lambda: self.journal.start_step(self.lease, self._step(ticket, StepStatus.STARTED)))
+        return ticket
+
+    def finish_tool(self, ticket: Ticket, result: str, text: str | None) -> None:
+        """Commit a tool's result (JSON of `codec`); `text` is what a message may repeat.
+
+        Raises:
+            CrewProdError: The run was stopped meanwhile (a nested call may have swallowed why), or
+                the result could not be committed.
+        """
+        if ticket.effect == "nested":
+            self.check()
+        self._commit(ticket, self._step(ticket, StepStatus.DONE, result=result))
+        self._share(text, ticket.step_id)
+
+    def fail_tool(self, ticket: Ticket, facts: Mapping[str, Any]) -> None:
+        """Commit that a tool failed; the model is told, the run goes on, degraded.
+
+        Raises:
+            CrewProdError: The run was stopped meanwhile, or the failure could not be committed.
+        """
+        if ticket.effect == "nested":
+            self.check()
+        self.degraded = True
+        error = orjson.dumps(facts).decode()
+        self._commit(ticket, self._step(ticket, StepStatus.FAILED, error=error))
+
+    def leave_unknown(self, ticket: Ticket, why: str) -> ToolOutcomeUnknown:
+        """Pause the run on a call of which nobody can say whether it acted.
+
+        Returns:
+            The refusal, stored on the run.
+        """
+        approval = ApprovalRecord(
+            id=0,
+            run_id=self.run_id,
+            step_id=ticket.step_id,
+            kind="unknown_outcome",
+            tool=ticket.name,
+            arguments=ticket.arguments,
+            status="open",
+            asked_at=time.time(),
+        )
+        self._write(lambda: self.journal.ask(self.lease, approval))
+        error = ToolOutcomeUnknown(
+            f"Tool {ticket.name!r} was started and {why}: whether it acted is not known.",
+            task=ticket.scope.task_name,
+            agent=ticket.scope.agent,
+            step_id=ticket.step_id,
+            reason="unknown outcome",
+            tool=ticket.name,
+            arguments=ticket.arguments,
+        )
+        self.stop(error)
+        return error
+
+    def step_handle(self, ticket: Ticket) -> CurrentStep:
+        """What the tool's body gets to know about its step."""
+        return CurrentStep(
+            run_id=self.run_id,
+            step_id=ticket.step_id,
+            attempt=ticket.attempt,
+            idempotency_key=idempotency_key(self.run_id, ticket.step_id),
+        )
+
+    # -- tasks ------------------------------------------------------------------------------------
+
+    def begin_task(self, position: int, agent: str | None) -> None:
+        """Record that a task has begun.
+
+        Raises:
+            CrewProdError: The run was stopped, or it could not be committed.
+        """
+        self.check()
+        record = self._task(position, TaskStatus.RUNNING, agent)
+        if self.plans[position].record is None or record.generation:
+            self._write(lambda: self.journal.save_task(self.lease, record))
+        self.log.task_started(task=record.name, position=position, agent=agent)
+
+    def finish_task(
+        self,
+        position: int,
+        agent: str | None,
+        output: str,
+        messages: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Commit a task's output (JSON) and the conversation it ended with.
+
+        Raises:
+            CrewProdError: The run was stopped meanwhile, or it could not be committed.
+        """
+        self.check()
+        talk = read_request(messages, {}, known=self._messages, contents=self._contents)
+        fresh = [m for m in talk.messages if m.role != "request"]
+        record = replace(
+            self._task(position, TaskStatus.DONE, agent), output=output, messages=talk.tip
+        )
+        self._write(lambda: self.journal.save_task(self.lease, record, messages=fresh))
+        self._remember(fresh)
+        self.log.task_finished(task=record.name, position=position, agent=agent, status="done")
+
+    def fail_task(self, position: int, agent: str | None, error: BaseException) -> None:
+        """Record that a task failed. A run that was stopped has nothing more to record."""
+        if self._stopped is not None:
+            return
+        facts = orjson.dumps({"type": type(error).__name__, "message": codec.text_of(error)})
+        record = replace(self._task(position, TaskStatus.FAILED, agent), error=facts.decode())
+        self._write(lambda: self.journal.save_task(self.lease, record))
+        self.log.task_finished(task=record.name, position=position, agent=agent, status="failed")
+
+    def keep_task(self, position: int) -> TaskRecord:
+        """The record of a task whose stored output is handed back."""
+        self.check()
+        record = self.plans[position].record
+        assert record is not None
+        self.log.task_kept(task=record.name, position=position, agent=record.agent)
+        return record
+
+    # -- the whole run ----------------------------------------------------------------------------
+
+    @property
+    def usage(self) -> Usage:
+        """What the run has cost so far, all sessions together."""
+        return self._usage
+
+    def end(self, status: RunStatus, *, result: str | None = None, error: str | None = None) -> None:
+        """End this session of the run and give the lease back.
+
+        Raises:
+            JournalError: The end could not be recorded; the run stays resumable.
+        """
+        HEART.leave(self.lease)
+        reason = self._reason()
+        self.journal.finish_run(self.lease, status, reason=reason, result=result, error=error)
+        self.log.run_finished(status=status.value, reason=reason, usage=self._usage)
+
+    def abandon(self) -> None:
+        """Stop extending the lease when the end cannot be recorded: resuming takes the run over."""
+        HEART.leave(self.lease)
+
+    def _reason(self) -> str | None:
+        if self._stopped is None:
+            return "degraded" if self.degraded else None
+        reason = self._stopped.fields.get("reason")
+        return str(reason) if reason else type(self._stopped).__name__
+
+    # -- inner ------------------------------------------------------------------------------------
+
+    def _ticket(self, scope: Scope, kind: StepKind, name: str, meant: str) -> Ticket:
+        key = (scope.path, kind.value, meant)
+        occurrence = self._occurrences[key]
+        self._occurrences[key] = occurrence + 1
+        return Ticket(
+            scope=scope,
+            kind=kind,
+            name=name,
+            digest=meant,
+            occurrence=occurrence,
+            step_id=step_id(scope.path, kind.value, meant, occurrence),
+        )
+
+    def _settle(self, ticket: Ticket, record: StepRecord | None) -> None:
+        """Decide from the record whether the ticket is a replay, a new try or a first one."""
+        if record is None:
+            self._seq += 1
+            ticket.seq = self._seq
+            return
+        replayed = record.status is StepStatus.DONE or (
+            record.status is StepStatus.FAILED and self._history.went_on(record)
+        )
+        if replayed:
+            ticket.recorded = record
+            return
+        ticket.step_id, ticket.seq = record.step_id, record.seq
+        ticket.digest, ticket.occurrence = record.digest, record.occurrence
+        ticket.attempt = record.attempts + 1
+        ticket.before = AttemptRecord(
+            step_id=record.step_id,
+            attempt=record.attempts,
+            status=record.status,
+            error=record.error,
+            usage=record.usage,
+            started_at=record.started_at,
+            duration_ms=record.duration_ms,
+            epoch=record.epoch,
+        )
+
+    def _reconcile(
+        self, ticket: Ticket, record: StepRecord, arguments: dict[str, Any], options: ToolOptions
+    ) -> None:
+        """Settle a call that was started and never ended, or pause the run on it."""
+        if options.idempotent:
+            return
+        outcome = self._known_outcome(ticket, arguments, options)
+        if outcome.kind == "not_done":
+            return
+        if outcome.kind == "unknown":
+            raise self.leave_unknown(ticket, "the process ended before it reported back")
+        if outcome.kind == "failed":
+            facts = {"type": "ToolFailed", "message": "The call failed; its effect did not happen."}
+            step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode())
+        else:
+            step = self._step(ticket, StepStatus.DONE, result=codec.encode(outcome.result))
+        self._commit(ticket, step)
+        ticket.recorded = step
+
+    def _known_outcome(
+        self, ticket: Ticket, arguments: dict[str, Any], options: ToolOptions
+    ) -> Outcome:
+        if options.reconcile is not None:
+            key = idempotency_key(self.run_id, ticket.step_id)
+            outcome = options.reconcile(arguments, key)
+            if outcome.kind != "unknown":
+                return outcome
+        answered = self._answered(ticket.step_id)
+        if answered is not None:
+            return answered
+        policy = self.unknown
+        if isinstance(policy, Mapping):
+            return policy.get(ticket.step_id, Outcome.unknown())
+        if isinstance(policy, Outcome):
+            return policy
+        return {"rerun": Outcome.not_done(), "fail": Outcome.failed()}.get(
+            policy, Outcome.unknown()
+        )
+
+    def _answered(self, step: str) -> Outcome | None:
+        """What a person said about this step since the run was paused on it."""
+        for approval in self.journal.approvals(self.run_id):
+            if approval.step_id == step and approval.answer is not None:
+                said = orjson.loads(approval.answer)
+                if said["decision"] == "done":
+                    return Outcome.done(codec.from_tree(said.get("result")))
+                return Outcome.not_done() if said["decision"] == "rerun" else Outcome.failed()
+        return None
+
+    def _step(self, ticket: Ticket, status: StepStatus, **outcome: Any) -> StepRecord:
+        request = ticket.request
+        return StepRecord(
+            seq=ticket.seq,
+            step_id=ticket.step_id,
+            scope=ticket.scope.path,
+            kind=ticket.kind,
+            name=ticket.name,
+            digest=ticket.digest,
+            occurrence=ticket.occurrence,
+            agent=ticket.scope.agent,
+            task=ticket.scope.task,
+            status=status,
+            effect=ticket.effect,
+            attempts=ticket.attempt,
+            arguments=ticket.arguments,
+            request=request.tip if request else None,
+            params=request.params if request else None,
+            provider=ticket.provider,
+            started_at=ticket.started_at,
+            duration_ms=None if status is StepStatus.STARTED else ticket.elapsed_ms,
+            epoch=self.lease.epoch,
+            **outcome,
+        )
+
+    def _commit(
+        self, ticket: Ticket, step: StepRecord, messages: Sequence[MessageRecord] = ()
+    ) -> None:
+        self._write(
+            lambda: self.journal.finish_step(
+                self.lease, step, messages=messages, attempt=ticket.before
+            )
+        )
+        self._remember(messages)
+        if step.usage is not None:
+            with self._lock:
+                self._usage = self._usage + step.usage
+        if step.kind is StepKind.MODEL:
+            self.log.llm_call(step, task=ticket.scope.task_name)
+        else:
+            self.log.tool_call(step, task=ticket.scope.task_name)
+
+    def _write(self, write: Any) -> None:
+        """Make a write; one that fails stops the run before its next effect."""
+        self.check_owner()
+        try:
+            write()
+        except JournalError as error:
+            raise self.stop(error) from error.__cause__
+
+    def check_owner(self) -> None:
+        """Refuse to write for a run that another process has taken over."""
+        if isinstance(self._stopped, JournalError):
+            raise self._stopped
+
+    def _remember(self, messages: Sequence[MessageRecord]) -> None:
+        with self._lock:
+            self._messages.update(message.digest for message in messages)
+
+    def _share(self, text: str | None, step: str) -> None:
+        if text is not None and len(text) >= _SHORTEST_SHARED:
+            with self._lock:
+                self._contents.setdefault(text, step)
+
+    def _note_replay(self, ticket: Ticket, *, drifted: bool) -> None:
+        record = ticket.recorded
+        assert record is not None
+        if drifted:
+            self.log.step_drift(record, asked=ticket.digest, task=ticket.scope.task_name)
+        self.log.step_replayed(record, task=ticket.scope.task_name)
+
+    def _task(self, position: int, status: TaskStatus, agent: str | None) -> TaskRecord:
+        plan = self.plans[position]
+        now = time.time()
+        started = plan.record.started_at if plan.record and not plan.generation else now
+        return TaskRecord(
+            position=position,
+            generation=plan.generation,
+            name=plan.definition.name,
+            agent=agent,
+            fingerprint=plan.definition.fingerprint,
+            parts=orjson.dumps(dict(plan.definition.parts)).decode(),
+            status=status,
+            started_at=self._started.setdefault(position, started),
+            finished_at=None if status is TaskStatus.RUNNING else now,
+        )
+
+
+def recorded_usage(steps: Iterable[StepRecord], attempts: Iterable[AttemptRecord]) -> Usage:
+    """What was paid for according to the journal, failed and billed tries included."""
+    recorded = [entry.usage for entry in (*steps, *attempts)]
+    return sum((usage for usage in recorded if usage is not None), Usage())
+
+
+def status_of(error: BaseException) -> RunStatus:
+    """The status a run is left in by this error."""
+    if isinstance(error, RunPaused):
+        return RunStatus.PAUSED
+    if isinstance(error, RunCancelled):
+        return RunStatus.CANCELLED
+    if isinstance(error, RunInterrupted) or not isinstance(error, Exception):
+        return RunStatus.INTERRUPTED
+    return RunStatus.FAILED
+
+
+def body_point(name: str) -> None:
+    """A place where the crash tests end the process."""
+    _faults.point(name)

@@ -1,0 +1,37 @@
+"""Settings: from arguments first, then from `CREWAI_PROD_*` environment variables. Nothing else is read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from crewai_prod.heart import LEASE_SECONDS
+
+
+class Settings(BaseSettings):
+    """What applies to every run of a hardened crew unless `harden` is told otherwise.
+
+    Attributes:
+        journal: Path of the SQLite file. Default `.crewai_prod/journal.db` below the working directory.
+        durability: `power` survives a power cut (every commit is synced), `process` survives the end
+            of the process.
+        on_change: What to do when the crew is not the one the run was started with.
+        unknown: What to do about a tool call whose outcome a crash left open.
+        log: Path of the log, `stderr`, or `none`. Default: a file beside the journal.
+        log_content: Whether prompts, arguments and results are logged too (redacted).
+        lease_seconds: How long a silent owner on another host keeps a run.
+        quiet: Silence CrewAI's own console output during hardened runs.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CREWAI_PROD_", extra="forbid", frozen=True)
+
+    journal: str | None = None
+    durability: Literal["power", "process"] = "power"
+    on_change: Literal["stop", "rerun", "keep"] = "stop"
+    unknown: Literal["pause", "rerun", "fail"] = "pause"
+    log: str | None = None
+    log_content: bool = False
+    lease_seconds: float = Field(default=LEASE_SECONDS, gt=0)
+    quiet: bool = False

@@ -1,0 +1,103 @@
+"""What a tool's effect is and what became of a call whose outcome a crash left open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from crewai_prod.errors import UsageError
+
+Effect = Literal["read", "write", "nested"]
+Unknown = Literal["pause", "rerun", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is known about a tool call that was started and never reported back.
+
+    Build one with `Outcome.done(result)`, `Outcome.not_done()` or `Outcome.unknown()`.
+    """
+
+    kind: Literal["done", "not_done", "unknown", "failed"]
+    result: Any = None
+
+    @classmethod
+    def done(cls, result: Any) -> Outcome:
+        """The effect happened, and this is what the tool would have returned."""
+        return cls("done", result)
+
+    @classmethod
+    def not_done(cls) -> Outcome:
+        """The effect did not happen: run the tool."""
+        return cls("not_done")
+
+    @classmethod
+    def unknown(cls) -> Outcome:
+        """It cannot be told: ask a person."""
+        return cls("unknown")
+
+    @classmethod
+    def failed(cls) -> Outcome:
+        """Tell the model that the call failed."""
+        return cls("failed")
+
+
+Reconcile = Callable[[dict[str, Any], str], Outcome]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOptions:
+    """What is declared about one tool.
+
+    Attributes:
+        effect: `read` has no effect on the world and may be repeated; `write` has one; `nested` does
+            its work through steps of its own (delegation). None: not declared, treated as `write`.
+        idempotent: Repeating the call with the same `current_step().idempotency_key` has no second
+            effect, so an open outcome is settled by running it again.
+        reconcile: `(arguments, idempotency_key) -> Outcome`, asked about an open outcome.
+    """
+
+    effect: Effect | None = None
+    idempotent: bool = False
+    reconcile: Reconcile | None = None
+
+    @classmethod
+    def read(cls, name: str, declared: Mapping[str, Any] | ToolOptions) -> ToolOptions:
+        """Options from what `harden(tools={name: ...})` was given.
+
+        Raises:
+            UsageError: An option or a value that does not exist.
+        """
+        if isinstance(declared, ToolOptions):
+            return declared
+        allowed = {f.name for f in fields(cls)}
+        wrong = sorted(set(declared) - allowed)
+        if wrong:
+            raise UsageError(
+                f"Tool {name!r} has unknown options {wrong}; there are {sorted(allowed)}."
+            )
+        effect = declared.get("effect")
+        if effect not in (None, "read", "write", "nested"):
+            raise UsageError(
+                f"Tool {name!r} has effect {effect!r}; it must be 'read', 'write' or 'nested'."
+            )
+        return cls(**declared)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentStep:
+    """The step that is being made: what a tool needs to act at most once.
+
+    Attributes:
+        run_id: The run.
+        step_id: The step within it.
+        attempt: 1 for the first try.
+        idempotency_key: 32 hex digits, the same for every attempt of this step in any process. Hand
+            it to the service you call (Stripe's `Idempotency-Key`, a unique column ...).
+    """
+
+    run_id: str
+    step_id: str
+    attempt: int
+    idempotency_key: str

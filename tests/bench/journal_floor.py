@@ -1,0 +1,333 @@
+"""What the journal costs against what SQLite itself costs, side by side in one process.
+
+    python tests/bench/journal_floor.py [--folder DIR] [--steps N]
+
+The floor is one prepared INSERT of the same bytes into a bare table (rowid, one text column), with the
+same pragmas, in a file of its own in the same folder. Journal and floor take turns in short blocks,
+because disks change their mind about how long a sync takes; numbers are medians over all blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+from crewai_prod.journal import Durability, SqliteJournal, new_owner, open_journal
+from crewai_prod.records import (
+    Lease,
+    MessageRecord,
+    NewRun,
+    RunStatus,
+    StepKind,
+    StepRecord,
+    StepStatus,
+    Usage,
+)
+
+KILOBYTE = "x" * 1000
+BLOCK = 25
+SYNCHRONOUS = {"power": "FULL", "process": "NORMAL"}
+Row = tuple[str, str, str, str]
+
+
+def new_run(run_id: str) -> NewRun:
+    """A run with small inputs."""
+    return NewRun(
+        run_id=run_id, kind="crew", crew="bench", inputs="{}", inputs_digest="d", versions="{}"
+    )
+
+
+def open_lease(journal: SqliteJournal, run_id: str) -> Lease:
+    """The lease of a run made for the occasion."""
+    lease = journal.open_run(new_run(run_id), new_owner(), lease_seconds=600).lease
+    assert lease is not None
+    return lease
+
+
+def tool_step(number: int, status: StepStatus = StepStatus.DONE) -> StepRecord:
+    """A tool call with a result of 1 kB."""
+    return StepRecord(
+        seq=number,
+        step_id=f"{number * 2654435761 % 2**64:016x}",
+        scope="tasks/0/Researcher",
+        kind=StepKind.TOOL,
+        name="search",
+        digest=f"{number:020x}",
+        occurrence=0,
+        agent="Researcher",
+        task=0,
+        status=status,
+        effect="write",
+        arguments='{"query": "tides of the north sea"}',
+        result=KILOBYTE if status is StepStatus.DONE else None,
+        started_at=time.time(),
+        duration_ms=12.5,
+    )
+
+
+def model_step(number: int) -> tuple[StepRecord, list[MessageRecord]]:
+    """A model call with one new message of 1 kB and an answer of 1 kB."""
+    step = StepRecord(
+        seq=number,
+        step_id=f"{number * 2654435761 % 2**64:016x}",
+        scope="tasks/0/Researcher",
+        kind=StepKind.MODEL,
+        name="gpt-4o-mini",
+        digest=f"{number:020x}",
+        occurrence=0,
+        agent="Researcher",
+        task=0,
+        status=StepStatus.DONE,
+        request=f"{number:020x}",
+        params="f" * 20,
+        result=KILOBYTE,
+        usage=Usage(input_tokens=1200, output_tokens=300, calls=1),
+        model="gpt-4o-mini-2024-07-18",
+        provider="openai",
+        response_id="chatcmpl-123456789",
+        finish_reason="stop",
+        started_at=time.time(),
+        duration_ms=812.5,
+    )
+    message = MessageRecord(
+        digest=f"{number:020x}", parent=f"{number - 1:020x}", role="user", body=KILOBYTE
+    )
+    return step, [message]
+
+
+def bare(path: Path, durability: Durability) -> sqlite3.Connection:
+    """The floor's connection."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
+    connection.execute("CREATE TABLE bare (id INTEGER PRIMARY KEY, body TEXT)")
+    return connection
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Microseconds."""
+    begin = time.perf_counter()
+    work()
+    return (time.perf_counter() - begin) * 1e6
+
+
+def compare(folder: Path, durability: Durability, shape: str, steps: int) -> Row:
+    """Median commit of a step of this shape against the floor."""
+    journal = open_journal(folder / f"{shape}-{durability}.db", durability=durability)
+    lease = open_lease(journal, "r")
+    floor = bare(folder / f"{shape}-{durability}-bare.db", durability)
+    body = "y" * (stored_bytes(shape))
+    numbers = count(1)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(steps // BLOCK):
+        for _ in range(BLOCK):
+            theirs.append(
+                timed(lambda: floor.execute("INSERT INTO bare (body) VALUES (?)", (body,)))
+            )
+        ours.extend(timed(write) for write in writes(journal, lease, shape, numbers))
+    journal.close()
+    floor.close()
+    mine, bottom = statistics.median(ours), statistics.median(theirs)
+    limit = {"power": 1.25, "process": 2.0}[durability] * (2 if shape == "write tool" else 1)
+    name = f"{shape} step, {durability} ({SYNCHRONOUS[durability]})"
+    return name, f"{mine:.0f} us / {bottom:.0f} us", f"{mine / bottom:.2f}x", f"<= {limit}x"
+
+
+def stored_bytes(shape: str) -> int:
+    """Bytes of the values of one step, and of its message."""
+    step, messages = model_step(1)
+    record = step if shape == "model" else tool_step(1)
+    values = [getattr(record, name) for name in StepRecord.__dataclass_fields__]
+    texts = [str(value) for value in values if value is not None]
+    texts += [field for m in messages for field in (m.digest, m.parent or "", m.role, m.body)] * (
+        shape == "model"
+    )
+    return sum(map(len, texts))
+
+
+def writes(
+    journal: SqliteJournal, lease: Lease, shape: str, numbers: Iterator[int]
+) -> Iterator[Callable[[], object]]:
+    """One block of journal writes; the records are made before the clock starts."""
+    for _ in range(BLOCK):
+        number = next(numbers)
+        if shape == "model":
+            step, messages = model_step(number)
+            yield lambda s=step, m=messages: journal.finish_step(lease, s, messages=m)  # type: ignore[misc]
+        elif shape == "tool":
+            yield lambda s=tool_step(number): journal.finish_step(lease, s)  # type: ignore[misc]
+        else:
+            first, last = tool_step(number, StepStatus.STARTED), tool_step(number)
+            yield lambda a=first, b=last: (  # type: ignore[misc]
+                journal.start_step(lease, a),
+                journal.finish_step(lease, b),
+            )
+
+
+def rate(journal: SqliteJournal, lease: Lease, threads: int, each: int, first: int) -> float:
+    """Commits per second of so many threads."""
+    gate = threading.Barrier(threads + 1)
+
+    def work(begin: int) -> None:
+        gate.wait()
+        for number in range(begin, begin + each):
+            journal.finish_step(lease, tool_step(number))
+
+    pool = [
+        threading.Thread(target=work, args=(first + index * each,)) for index in range(threads)
+    ]
+    for thread in pool:
+        thread.start()
+    gate.wait()
+    begin = time.perf_counter()
+    for thread in pool:
+        thread.join()
+    return threads * each / (time.perf_counter() - begin)
+
+
+def concurrency(folder: Path, threads: int = 16, rounds: int = 7) -> Row:
+    """One thread against sixteen on one file, FULL, taking turns."""
+    journal = open_journal(folder / "threads.db")
+    lease = open_lease(journal, "r")
+    numbers = count(1)
+    one: list[float] = []
+    many: list[float] = []
+    for _ in range(rounds):
+        one.append(rate(journal, lease, 1, 200, next(numbers) * 100_000))
+        many.append(rate(journal, lease, threads, 150, next(numbers) * 100_000))
+    written = len(journal.steps("r"))
+    assert written == rounds * (200 + threads * 150)
+    journal.close()
+    single, multi = statistics.median(one), statistics.median(many)
+    ratios = statistics.median(m / s for m, s in zip(many, one, strict=True))
+    detail = f"{multi:,.0f}/s / {single:,.0f}/s"
+    return f"{threads} threads against one (FULL)", detail, f"{ratios:.1f}x", ">= 8x"
+
+
+def growth(folder: Path) -> Row:
+    """Bytes of one step with 1 kB of payload, early and late in one conversation."""
+    journal = open_journal(folder / "growth.db", durability="process")
+    lease = open_lease(journal, "r")
+    sizes = {}
+    for number in range(1, 10_001):
+        step = model_step(number)[0]
+        message = MessageRecord(
+            digest=f"{number:020x}",
+            parent=f"{number - 1:020x}",
+            role="assistant",
+            body='{"role":"assistant"}',
+            content_step=step.step_id,
+        )
+        journal.finish_step(lease, step, messages=[message])
+        if number in (10, 110, 9_900, 10_000):
+            sizes[number] = file_bytes(folder / "growth.db")
+    journal.close()
+    early = (sizes[110] - sizes[10]) / 100
+    late = (sizes[10_000] - sizes[9_900]) / 100
+    return "bytes per step, 10th to 110th / last 100 of 10,000", f"{early:.0f}", f"{late:.0f}", "<= 1500"
+
+
+def file_bytes(path: Path) -> int:
+    """Size of the database, what still is in the log included."""
+    connection = sqlite3.connect(path)
+    pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    size: int = connection.execute("PRAGMA page_size").fetchone()[0]
+    connection.close()
+    return pages * size
+
+
+def resume(folder: Path, steps: int = 1000) -> Row:
+    """Opening a failed run with 1,000 steps, none of its tasks finished."""
+    journal = open_journal(folder / "resume.db", durability="process")
+    lease = open_lease(journal, "r")
+    for number in range(1, steps + 1):
+        step, messages = model_step(number)
+        journal.finish_step(lease, step, messages=messages)
+    times = []
+    for _ in range(7):
+        journal.finish_run(lease, RunStatus.FAILED)
+        times.append(timed(lambda: open_lease(journal, "r")) / 1000)
+        lease = Lease(run=1, run_id="r", epoch=lease.epoch + 1, owner=journal.run("r").owner or lease.owner)
+    journal.close()
+    return f"opening a run of {steps} steps", f"{statistics.median(times):.0f} ms", "", "<= 150 ms"
+
+
+def many_runs(folder: Path, runs: int = 100_000) -> Row:
+    """A new process that lists the newest 50 of 100,000 runs with 5 steps each."""
+    path = folder / "runs.db"
+    open_journal(path, durability="process").close()
+    fill(path, runs)
+    program = f"from crewai_prod.journal import open_journal; print(len(open_journal({str(path)!r}, create=False).runs()))"
+    seconds = [timed(lambda: run_python(program)) / 1e6 for _ in range(7)]
+    return f"listing {runs:,} runs, process included", f"{statistics.median(seconds):.2f} s", "", "< 0.5 s"
+
+
+def fill(path: Path, runs: int) -> None:
+    """Many runs, written in one transaction past the journal."""
+    connection = sqlite3.connect(path)
+    connection.executemany(
+        "INSERT INTO runs (run_id, epoch, status, kind, created_at, updated_at, inputs_digest, "
+        "versions, inputs, result) VALUES (?, 1, 'completed', 'crew', ?, ?, 'd', '{}', '{}', ?)",
+        ((f"run-{n}", n, n, KILOBYTE) for n in range(runs)),
+    )
+    connection.executemany(
+        "INSERT INTO steps (run, epoch, seq, step_id, scope, kind, name, digest, occurrence, "
+        "status, attempts, started_at, result, input_tokens, output_tokens, calls) "
+        "VALUES (?, 1, ?, ?, 's', 'model', 'm', 'd', 0, 'done', 1, 1.0, ?, 10, 10, 1)",
+        ((1 + n // 5, n % 5, f"{n:016x}", "x" * 200) for n in range(runs * 5)),
+    )
+    connection.commit()
+    connection.close()
+
+
+def run_python(program: str) -> None:
+    """Run a program in a new interpreter, as the command line would be."""
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+def imports() -> list[Row]:
+    """What importing costs, above an empty interpreter."""
+    empty = statistics.median(timed(lambda: run_python("pass")) for _ in range(7))
+    rows = []
+    for name in ("crewai_prod", "crewai_prod.journal"):
+        full = statistics.median(timed(lambda n=name: run_python(f"import {n}")) for _ in range(7))  # type: ignore[misc]
+        rows.append((f"import {name}", f"{(full - empty) / 1000:.0f} ms", "", "< 150 ms"))
+    return rows
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="a folder on the disk to measure")
+    parser.add_argument("--steps", type=int, default=1000)
+    asked = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+        folder = Path(name)
+        rows: list[Row] = []
+        durabilities: tuple[Durability, ...] = ("power", "process")
+        for durability in durabilities:
+            for shape in ("tool", "model", "write tool"):
+                rows.append(compare(folder, durability, shape, asked.steps))
+        rows.append(concurrency(folder))
+        rows.append(growth(folder))
+        rows.append(resume(folder))
+        rows.append(many_runs(folder))
+        rows.extend(imports())
+    for what, found, ratio, target in [("", "journal / floor", "ratio", "target"), *rows]:
+        print(f"{what:52} {found:>24} {ratio:>8} {target:>10}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What every test stands on: an own HOME and CrewAI storage, no telemetry, no network, no settings.
+
+Set before crewai is imported anywhere: it reads them at import.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_HOME = tempfile.mkdtemp(prefix="crewai-prod-tests-")
+
+for _name in [name for name in os.environ if name.startswith(("CREWAI_", "OPENAI_", "OTEL_"))]:
+    del os.environ[_name]
+os.environ.update(
+    HOME=_HOME,
+    CREWAI_STORAGE_DIR=str(Path(_HOME) / "storage"),
+    CREWAI_DISABLE_TELEMETRY="true",
+    CREWAI_TRACING_ENABLED="false",
+    OTEL_SDK_DISABLED="true",
+    OPENAI_API_KEY="sk-test",
+)
+
+_connect = socket.socket.connect
+
+
+def _loopback_only(self: socket.socket, address: Any) -> None:
+    if self.family in (socket.AF_INET, socket.AF_INET6):
+        host = address[0]
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests may not connect to {host!r}")
+    _connect(self, address)
+
+
+socket.socket.connect = _loopback_only  # type: ignore[method-assign]
+
+
+def pytest_report_header() -> str:
+    """Say what the results depend on."""
+    return f"crewai {version('crewai')}, SQLite {sqlite3.sqlite_version}"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test works in a folder of its own: the default journal lies below it."""
+    monkeypatch.chdir(tmp_path)
+    yield
