@@ -24,6 +24,7 @@ make it succeed.
         ToolCrashed              a tool raised something it does not document
         ToolOutcomeUnknown       a tool may or may not have acted
       ModelError                 a model call failed
+        EmptyResponse            the model answered nothing
 """
 
 from __future__ import annotations
@@ -212,3 +213,7 @@ class ModelError(CrewProdError):
 
     retryable = True
     actor = "operator"
+
+
+class EmptyResponse(ModelError):
+    """The model answered nothing."""

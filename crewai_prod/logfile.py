@@ -55,6 +55,7 @@ class RotatingFile:
 
     def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES, files: int = FILES) -> None:
         self.path = path
+        self._name = os.fspath(path)
         self._max_bytes = max_bytes
         self._files = max(files, 2)
         self._fd: int | None = None
@@ -103,10 +104,12 @@ class RotatingFile:
         # A forked child shares the lock of its parent's descriptor and so needs one of its own;
         # a descriptor that somebody closed may meanwhile be a stranger's file, such as a database.
         if self._pid == os.getpid() and _identity(self._fd) == self._opened:
-            with contextlib.suppress(OSError):
-                state = os.stat(self.path)
-                if (state.st_dev, state.st_ino) == self._opened:
-                    return state
+            try:
+                state = os.stat(self._name)
+            except FileNotFoundError:
+                state = None
+            if state is not None and (state.st_dev, state.st_ino) == self._opened:
+                return state
         self.close()
         return None
 
@@ -134,11 +137,13 @@ class RotatingFile:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _shift(self) -> None:
+        oldest = 1
+        while oldest < self._files - 1 and os.path.exists(f"{self._name}.{oldest}"):
+            oldest += 1
         # The live file goes last: until then every other process sees it in place and locked.
-        for number in range(self._files - 1, 1, -1):
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(f"{self.path}.{number - 1}", f"{self.path}.{number}")
-        os.replace(self.path, f"{self.path}.1")
+        for number in range(oldest, 1, -1):
+            os.replace(f"{self._name}.{number - 1}", f"{self._name}.{number}")
+        os.replace(self._name, f"{self._name}.1")
 
 
 def _identity(file: int | Path) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ touched. It is imported with the first log opened, as it takes longer to import 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -31,7 +32,7 @@ import orjson
 from crewai_prod import fields, logfile
 from crewai_prod.errors import UsageError
 from crewai_prod.records import AttemptRecord, StepKind, StepRecord, StepStatus, Usage
-from crewai_prod.redact import redact, redact_text
+from crewai_prod.redact import redact_fields, redact_text
 
 if TYPE_CHECKING:
     from structlog.typing import BindableLogger, Processor
@@ -81,7 +82,7 @@ def open_log(
         target = logfile.beside(journal_path) if journal_path is not None else None
     if target is None or (isinstance(target, str) and target == NONE):
         return RunLog(None, state)
-    head: list[Processor] = [_Stamp(run_id), _Redactor(sensitive)]
+    head: list[Processor] = [_Redactor(sensitive), _Stamp(run_id)]
     sink: Any = target
     if isinstance(target, str) and target == STDERR:
         sink, tail = _Stderr(), [_merged(), *head, _render]
@@ -113,7 +114,7 @@ def processors(*, text: bool = False, sensitive: Set[str] = frozenset()) -> list
         sensitive: Further keys whose values are never shown.
     """
     last = _render_text if text else _render
-    return [_merged(), _Stamp(None), _Redactor(sensitive), last]
+    return [_merged(), _Redactor(sensitive), _Stamp(None), last]
 
 
 class RunLog:
@@ -153,17 +154,18 @@ class RunLog:
             with self._state.locked():
                 self._state.file.close()
 
-    def emit(self, event: str, /, *, level: Level = "info", **more: Any) -> None:
+    def emit(self, event: str, level: Level = "info", /, **more: Any) -> None:
         """Write one line. Never raises; a line that could not be written counts as dropped.
 
-        `ts`, `level`, `event`, `schema_version` and `run_id` are ours: fields so named are ignored.
+        Fields that are None are left out. `ts`, `level`, `event`, `schema_version` and `run_id` are
+        ours: fields so named are ignored.
         """
         if self._logger is None:
             return
         more.pop(fields.EVENT, None)
         with self._state.locked():
             try:
-                getattr(self._logger, level)(event, **more)
+                self._logger.write(level, event, more)
             except Exception as error:  # noqa: BLE001 - a log must not end the run it describes
                 self._state.drop(error)
 
@@ -196,7 +198,7 @@ class RunLog:
             fields.STEPS: steps,
             **self._shown({fields.RUN_INPUTS: inputs}),
         }
-        self.emit(event, **_present(line))
+        self.emit(event, **line)
 
     def run_finished(
         self,
@@ -224,13 +226,13 @@ class RunLog:
             fields.LOG_DROPPED: self.dropped or None,
         }
         level = _LEVELS.get(status, "info")
-        self.emit(fields.RUN_FINISHED, level=level, **_present(line))
+        self.emit(fields.RUN_FINISHED, level, **line)
 
     # -- tasks ------------------------------------------------------------------------------------
 
     def task_started(self, *, task: str, position: int, agent: str | None = None) -> None:
         """A task begins to execute."""
-        self.emit(fields.TASK_STARTED, **_present(_task(task, position, agent)))
+        self.emit(fields.TASK_STARTED, **_task(task, position, agent))
 
     def task_finished(
         self,
@@ -252,12 +254,12 @@ class RunLog:
             **self._shown({fields.TASK_OUTPUT: output}),
         }
         level = _LEVELS.get(status, "info")
-        self.emit(fields.TASK_FINISHED, level=level, **_present(line))
+        self.emit(fields.TASK_FINISHED, level, **line)
 
     def task_kept(self, *, task: str, position: int, agent: str | None = None) -> None:
         """The output of a finished task is handed back; the task is not executed."""
         line = {**_task(task, position, agent), fields.REPLAYED: True}
-        self.emit(fields.TASK_KEPT, **_present(line))
+        self.emit(fields.TASK_KEPT, **line)
 
     # -- steps ------------------------------------------------------------------------------------
 
@@ -269,7 +271,7 @@ class RunLog:
             self.tool_call(step, task=task)
         else:
             line = {**_step(step, task), **_outcome(step), **self._error(step.error)}
-            self.emit(fields.STEP_FINISHED, level=_level(step), **_present(line))
+            self.emit(fields.STEP_FINISHED, _level(step), **line)
 
     def llm_call(
         self,
@@ -288,17 +290,14 @@ class RunLog:
             messages: What was sent; shown with `content` only, and so is the answer.
         """
         outcome = attempt or step
-        line = {
-            **_step(step, task),
-            **_outcome(outcome),
-            **_usage(outcome.usage),
-            fields.COST_STATUS: fields.UNPRICED,
-            **self._error(outcome.error),
-        }
+        line = _step(step, task) | _outcome(outcome) | _usage(outcome.usage)
+        line[fields.COST_STATUS] = fields.UNPRICED
+        line |= self._error(outcome.error)
         if attempt is None:
             answered = {fields.OUTPUT_MESSAGES: step.result}
-            line |= {**_response(step), **self._shown({fields.INPUT_MESSAGES: messages} | answered)}
-        self.emit(fields.LLM_CALL, level=_level(outcome), **_present(line))
+            line |= _response(step)
+            line |= self._shown({fields.INPUT_MESSAGES: messages} | answered)
+        self.emit(fields.LLM_CALL, _level(outcome), **line)
 
     def tool_call(
         self, step: StepRecord, *, task: str | None = None, call_id: str | None = None
@@ -311,12 +310,12 @@ class RunLog:
             **self._error(step.error),
             **self._shown({fields.TOOL_ARGUMENTS: step.arguments, fields.TOOL_RESULT: step.result}),
         }
-        self.emit(fields.TOOL_CALL, level=_level(step), **_present(line))
+        self.emit(fields.TOOL_CALL, _level(step), **line)
 
     def step_replayed(self, step: StepRecord, *, task: str | None = None) -> None:
         """A step was answered from the journal: nothing was sent, executed or paid."""
         line = {**_step(step, task), fields.REPLAYED: True, **self._error(step.error)}
-        self.emit(fields.STEP_REPLAYED, **_present(line))
+        self.emit(fields.STEP_REPLAYED, **line)
 
     def step_drift(
         self,
@@ -340,7 +339,7 @@ class RunLog:
             fields.DRIFT_ASKED: asked,
             fields.DRIFT_PARTS: list(differs) or None,
         }
-        self.emit(fields.STEP_DRIFT, level="warning", **_present(line))
+        self.emit(fields.STEP_DRIFT, "warning", **line)
 
     def retry(
         self,
@@ -364,11 +363,11 @@ class RunLog:
             fields.RETRY_WAIT_MS: _rounded(wait_ms),
             **self._error(attempt.error),
         }
-        self.emit(fields.RETRY, level="warning", **_present(line))
+        self.emit(fields.RETRY, "warning", **line)
 
     def warning(self, message: str, *, event: str = fields.WARNING, **more: Any) -> None:
         """Something a person should know, in a sentence without prompts, arguments or results."""
-        self.emit(event, level="warning", **{fields.MESSAGE: message}, **_context(more))
+        self.emit(event, "warning", **{fields.MESSAGE: message}, **_context(more))
 
     def _shown(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Content as fields, JSON text as what it says so that its keys are seen by redaction."""
@@ -399,12 +398,8 @@ _LEVELS: Final[dict[str, Level]] = {
 _RENAMED: Final = {"workflow": fields.WORKFLOW_NAME, "agent": fields.AGENT_NAME}
 
 
-def _present(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if value is not None}
-
-
 def _context(more: Mapping[str, Any]) -> dict[str, Any]:
-    return {_RENAMED.get(key, key): value for key, value in more.items() if value is not None}
+    return {_RENAMED.get(key, key): value for key, value in more.items()}
 
 
 def _rounded(milliseconds: float | None) -> float | None:
@@ -493,14 +488,14 @@ def _tree(content: Any) -> Any:
     return content
 
 
-def _facts(error: str | BaseException) -> tuple[str, str]:
-    """Class and text of an error."""
+def _facts(error: str | BaseException) -> tuple[str, Any]:
+    """Class and text of an error; an exception's text is made where it may fail."""
     if isinstance(error, BaseException):
-        return type(error).__name__, repr(error)
+        return type(error).__name__, error
     facts = _tree(error)
     if not isinstance(facts, dict):
         return fields.ERROR_OTHER, error
-    return str(facts.get("type") or fields.ERROR_OTHER), str(facts.get("message", ""))
+    return str(facts.get("type") or fields.ERROR_OTHER), facts.get("message")
 
 
 # -- from fields to a line ------------------------------------------------------------------------
@@ -517,35 +512,25 @@ def _wrap(sink: Any, chain: Iterable[Processor]) -> Any:
     import structlog
 
     return structlog.wrap_logger(
-        sink,
-        processors=list(chain),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-        context_class=dict,
+        sink, processors=list(chain), wrapper_class=_wrapper(), context_class=dict
     ).bind()
 
 
-class _Stamp:
-    """Puts what every line begins with in front, whatever fields are called."""
+@functools.cache
+def _wrapper() -> type[BindableLogger]:
+    """A bound logger of structlog with one method, which takes fields of any name."""
+    from structlog import BoundLoggerBase
 
-    __slots__ = ("_run_id",)
+    class Wrapper(BoundLoggerBase):
+        def write(self, level: Level, event: str, more: dict[str, Any]) -> None:
+            args, kwargs = self._process_event(level, event, more)
+            getattr(self._logger, level)(*args, **kwargs)
 
-    def __init__(self, run_id: str | None) -> None:
-        self._run_id = run_id
-
-    def __call__(self, _: Any, method: str, line: _Line) -> _Line:
-        head = {
-            fields.TS: datetime.now(UTC).isoformat(timespec="microseconds")[:-6] + "Z",
-            fields.LEVEL: method,
-            fields.EVENT: line[fields.EVENT],
-            fields.SCHEMA: fields.SCHEMA_VERSION,
-        }
-        if self._run_id is not None:
-            head[fields.RUN_ID] = self._run_id
-        return {**head, **line, **head}
+    return Wrapper
 
 
 class _Redactor:
-    """Last before rendering: nothing that comes after it adds anything."""
+    """Sees all that anyone has put into the line; only `_Stamp` comes after it."""
 
     __slots__ = ("_sensitive",)
 
@@ -553,8 +538,26 @@ class _Redactor:
         self._sensitive = frozenset(sensitive)
 
     def __call__(self, _: Any, __: str, line: _Line) -> _Line:
-        shown: _Line = redact(line, sensitive=self._sensitive)
-        return shown
+        return redact_fields(line, sensitive=self._sensitive)
+
+
+class _Stamp:
+    """Puts what every line begins with in front, whatever fields are called."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run_id: str | None) -> None:
+        self._run = {} if run_id is None else {fields.RUN_ID: redact_text(run_id)}
+
+    def __call__(self, _: Any, method: str, line: _Line) -> _Line:
+        head = {
+            fields.TS: datetime.now(UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+            fields.LEVEL: method,
+            fields.EVENT: line[fields.EVENT],
+            fields.SCHEMA: fields.SCHEMA_VERSION,
+            **self._run,
+        }
+        return {**head, **line, **head}
 
 
 def _render(_: Any, __: str, line: _Line) -> bytes:

@@ -8,34 +8,36 @@ no outcome is unknown; a model call whose prompt drifted follows the history of 
 from __future__ import annotations
 
 import json
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Literal
 
 from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
-from crewai_prod.steps import related
+from crewai_prod.steps import lies_in, related
 
 OnChange = Literal["stop", "rerun", "keep"]
 
 
 class History:
-    """The recorded steps of a run, and which of them this session has already met.
+    """The recorded steps of a run, this session's included, and which of them it has met.
 
     Not thread-safe: the run that owns it holds a lock.
     """
 
     def __init__(self, steps: Iterable[StepRecord]) -> None:
         self._steps: dict[str, StepRecord] = {}
-        self._models: dict[str, deque[str]] = defaultdict(deque)
+        self._models: dict[str, list[str]] = defaultdict(list)
         self._last_seq: dict[str, int] = {}
         self._met: set[str] = set()
         for step in sorted(steps, key=lambda s: s.seq):
-            self._steps[step.step_id] = step
-            self._last_seq[step.scope] = step.seq
-            if step.kind is StepKind.MODEL:
-                self._models[step.scope].append(step.step_id)
+            self._put(step)
+
+    def add(self, step: StepRecord) -> None:
+        """Take up a step of this session; it counts as met."""
+        self._put(step)
+        self._met.add(step.step_id)
 
     def take(self, step_id: str) -> StepRecord | None:
         """The record of exactly this step, if there is one; it counts as met."""
@@ -44,28 +46,56 @@ class History:
             self._met.add(step_id)
         return step
 
+    def failed(self, step_id: str) -> bool:
+        """Whether exactly this step is recorded as failed."""
+        step = self._steps.get(step_id)
+        return step is not None and step.status is StepStatus.FAILED
+
     def follow(self, scope: str, params: str) -> StepRecord | None:
         """The next model call of this scope that was recorded and not met, if it asked alike.
 
         Alike means the same model, tools and sampling: only the words of the prompt may drift.
         """
-        queue = self._models.get(scope)
-        while queue:
-            step = self._steps[queue[0]]
-            if step.step_id in self._met:
-                queue.popleft()
-            elif step.params == params and step.status is not StepStatus.STARTED:
-                self._met.add(queue.popleft())
-                return step
-            else:
-                return None
-        return None
+        waiting = (self._steps[one] for one in self._models.get(scope, ()) if one not in self._met)
+        step = next(waiting, None)
+        if step is None or step.params != params:
+            return None
+        self._met.add(step.step_id)
+        return step
+
+    def rewind(self, scope: str) -> None:
+        """Begin a scope and all within it again: nothing there has been met."""
+        self._met -= {one for one in self._met if lies_in(self._steps[one].scope, scope)}
+
+    def distrust(self, scope: str) -> None:
+        """Have the last step of a scope tried anew if it is a model's answer.
+
+        CrewAI could do nothing with it: to hand it over again would fail the task again.
+        """
+        within = [step for step in self._steps.values() if lies_in(step.scope, scope)]
+        last = max(within, key=lambda step: step.seq, default=None)
+        if last is not None and last.kind is StepKind.MODEL:
+            self._steps[last.step_id] = replace(last, status=StepStatus.FAILED)
+
+    def forget(self, scope: str) -> None:
+        """Let go of a scope that is finished and will not be entered again."""
+        for one in [one for one, step in self._steps.items() if lies_in(step.scope, scope)]:
+            self._met.discard(one)
+            del self._steps[one]
+        for path in [path for path in self._models if lies_in(path, scope)]:
+            del self._models[path]
 
     def went_on(self, step: StepRecord) -> bool:
         """Whether the run did anything in or around the step's scope after it."""
         return any(
             seq > step.seq and related(scope, step.scope) for scope, seq in self._last_seq.items()
         )
+
+    def _put(self, step: StepRecord) -> None:
+        if step.step_id not in self._steps and step.kind is StepKind.MODEL:
+            self._models[step.scope].append(step.step_id)
+        self._steps[step.step_id] = step
+        self._last_seq[step.scope] = max(step.seq, self._last_seq.get(step.scope, 0))
 
 
 class Verdict(Enum):

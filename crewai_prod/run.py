@@ -13,7 +13,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -48,7 +49,16 @@ from crewai_prod.records import (
     Usage,
 )
 from crewai_prod.replay import History, TaskPlan
-from crewai_prod.steps import Request, Scope, digest, idempotency_key, read_request, step_id
+from crewai_prod.steps import (
+    Request,
+    Scope,
+    digest,
+    idempotency_key,
+    lies_in,
+    read_request,
+    step_id,
+    task_scope,
+)
 from crewai_prod.tooling import CurrentStep, Outcome, ToolOptions
 
 _SHORTEST_SHARED = 64
@@ -129,8 +139,13 @@ class Run:
         self.log: RunLog
         self._lease: Lease | None = None
         self._lock = threading.Lock()
+        self._landed = threading.Condition(self._lock)
+        self._flying = 0
         self._history = History(())
         self._occurrences: Counter[tuple[str, str, str]] = Counter()
+        self._acting: set[tuple[str, str, str]] = set()
+        self._entries: Counter[str] = Counter()
+        self._complained: set[str] = set()
         self._seq = 0
         self._messages: set[str] = set()
         self._contents: dict[str, str] = {}
@@ -151,6 +166,9 @@ class Run:
         self.log, self.unknown = log, unknown
         self.plans = {plan.definition.position: plan for plan in plans}
         self._history = History(opened.steps)
+        for task in opened.tasks:
+            if task.error is not None and orjson.loads(task.error).get("of_last_answer"):
+                self._history.distrust(self.scope_of_task(task.position).path)
         self._seq = max((step.seq for step in opened.steps), default=0)
         self._messages = set(opened.messages)
         self._usage = recorded_usage(opened.steps, opened.attempts)
@@ -199,6 +217,46 @@ class Run:
         """
         if self._stopped is not None:
             raise self._stopped
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """What is called here is being paid for or done: the run does not end before it is recorded."""
+        with self._lock:
+            self._flying += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._flying -= 1
+                self._landed.notify_all()
+
+    def land(self, seconds: float) -> bool:
+        """Refuse new steps and wait for those in flight; whether all have been recorded."""
+        self.stop(RunError("The run has ended; a task that ran beside the one that ended it goes no further."))
+        with self._lock:
+            return self._landed.wait_for(lambda: self._flying == 0, seconds)
+
+    # -- scopes -----------------------------------------------------------------------------------
+
+    def enter(self, scope: Scope, *, retry: bool) -> None:
+        """An agent begins to work in a scope, perhaps not for the first time.
+
+        CrewAI executes a task again after an error (`retry`), and again with a guardrail's complaint.
+        After an error the same requests are answered as before, up to the one that failed. After a
+        complaint the model decides anew; what it already did to the world with the same arguments is
+        not done again, what failed may be.
+        """
+        with self._lock:
+            self._entries[scope.path] += 1
+            if retry:
+                self._history.rewind(scope.path)
+            elif self._entries[scope.path] > 1:
+                self._complained.add(scope.path)
+            else:
+                return
+            for key in [key for key in self._occurrences if lies_in(key[0], scope.path)]:
+                if retry or key in self._acting:
+                    del self._occurrences[key]
 
     # -- model calls ------------------------------------------------------------------------------
 
@@ -278,9 +336,9 @@ class Run:
         tree = codec.to_tree(dict(arguments))
         meant = digest(b"tool", name.encode("utf-8", "replace"), codec.meaning(arguments))
         with self._lock:
-            ticket = self._ticket(scope, StepKind.TOOL, name, meant)
-            ticket.arguments = orjson.dumps(tree).decode()
-            ticket.effect = options.effect or "write"
+            effect = options.effect or "write"
+            ticket = self._ticket(scope, StepKind.TOOL, name, meant, acts=effect != "read")
+            ticket.arguments, ticket.effect = orjson.dumps(tree).decode(), effect
             record = self._history.take(ticket.step_id)
             self._settle(ticket, record)
         if record is not None and record.status is StepStatus.STARTED and ticket.effect == "write":
@@ -355,6 +413,11 @@ class Run:
 
     # -- tasks ------------------------------------------------------------------------------------
 
+    def scope_of_task(self, position: int) -> Scope:
+        """Where the steps of a task are recorded."""
+        plan = self.plans[position]
+        return task_scope(position, plan.generation, plan.definition.name, follow=plan.follow)
+
     def begin_task(self, position: int, agent: str | None) -> None:
         """Record that a task has begun.
 
@@ -363,7 +426,8 @@ class Run:
         """
         self.check()
         record = self._task(position, TaskStatus.RUNNING, agent)
-        if self.plans[position].record is None or record.generation:
+        before = self.plans[position].record
+        if before is None or before.status is not TaskStatus.RUNNING:
             self._write(lambda: self.journal.save_task(self.lease, record))
         self.log.task_started(task=record.name, position=position, agent=agent)
 
@@ -387,14 +451,32 @@ class Run:
         )
         self._write(lambda: self.journal.save_task(self.lease, record, messages=fresh))
         self._remember(fresh)
+        with self._lock:
+            self._history.forget(self.scope_of_task(position).path)
         self.log.task_finished(task=record.name, position=position, agent=agent, status="done")
 
-    def fail_task(self, position: int, agent: str | None, error: BaseException) -> None:
-        """Record that a task failed. A run that was stopped has nothing more to record."""
+    def fail_task(
+        self, position: int, agent: str | None, error: BaseException, *, of_last_answer: bool
+    ) -> None:
+        """Record that a task failed. A run that was stopped has nothing more to record.
+
+        Args:
+            position: Of the task.
+            agent: Role of its agent.
+            error: What ended it.
+            of_last_answer: The task has no output: if its last step was a model's answer, CrewAI could
+                do nothing with it, and resuming asks for it anew.
+        """
         if self._stopped is not None:
             return
-        facts = orjson.dumps({"type": type(error).__name__, "message": codec.text_of(error)})
-        record = replace(self._task(position, TaskStatus.FAILED, agent), error=facts.decode())
+        facts = {
+            "type": type(error).__name__,
+            "message": codec.to_tree(codec.text_of(error)),
+            "of_last_answer": of_last_answer,
+        }
+        record = replace(
+            self._task(position, TaskStatus.FAILED, agent), error=orjson.dumps(facts).decode()
+        )
         self._write(lambda: self.journal.save_task(self.lease, record))
         self.log.task_finished(task=record.name, position=position, agent=agent, status="failed")
 
@@ -420,7 +502,7 @@ class Run:
             JournalError: The end could not be recorded; the run stays resumable.
         """
         HEART.leave(self.lease)
-        reason = self._reason()
+        reason = self._reason() if status is not RunStatus.FAILED else None
         self.journal.finish_run(self.lease, status, reason=reason, result=result, error=error)
         self.log.run_finished(status=status.value, reason=reason, usage=self._usage)
 
@@ -436,9 +518,15 @@ class Run:
 
     # -- inner ------------------------------------------------------------------------------------
 
-    def _ticket(self, scope: Scope, kind: StepKind, name: str, meant: str) -> Ticket:
+    def _ticket(
+        self, scope: Scope, kind: StepKind, name: str, meant: str, *, acts: bool = False
+    ) -> Ticket:
         key = (scope.path, kind.value, meant)
         occurrence = self._occurrences[key]
+        if acts:
+            self._acting.add(key)
+            while self._may_retry(scope, step_id(*key, occurrence)):
+                occurrence += 1
         self._occurrences[key] = occurrence + 1
         return Ticket(
             scope=scope,
@@ -448,6 +536,11 @@ class Run:
             occurrence=occurrence,
             step_id=step_id(scope.path, kind.value, meant, occurrence),
         )
+
+    def _may_retry(self, scope: Scope, step: str) -> bool:
+        """Whether a failed call is passed over because the model has been sent to work again."""
+        sent = any(lies_in(scope.path, path) for path in self._complained)
+        return sent and self._history.failed(step)
 
     def _settle(self, ticket: Ticket, record: StepRecord | None) -> None:
         """Decide from the record whether the ticket is a replay, a new try or a first one."""
@@ -558,9 +651,9 @@ class Run:
             )
         )
         self._remember(messages)
-        if step.usage is not None:
-            with self._lock:
-                self._usage = self._usage + step.usage
+        with self._lock:
+            self._history.add(step)
+            self._usage = self._usage + (step.usage or Usage())
         if step.kind is StepKind.MODEL:
             self.log.llm_call(step, task=ticket.scope.task_name)
         else:

@@ -81,9 +81,14 @@ def path_part(name: str) -> str:
     return quote(" ".join(name.split())[:60], safe=" ()[],.'&+@#", errors="replace") or "-"
 
 
+def lies_in(path: str, scope: str) -> bool:
+    """Whether a scope path is `scope` or lies within it."""
+    return path == scope or path.startswith(f"{scope}/")
+
+
 def related(one: str, other: str) -> bool:
     """Whether two scope paths are the same, or one lies within the other."""
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+    return lies_in(one, other) or lies_in(other, one)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

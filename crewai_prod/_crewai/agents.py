@@ -37,10 +37,12 @@ def in_scope(run: Run, scope: Scope) -> Iterator[None]:
 
 @contextmanager
 def _at_work(agent: Any) -> Iterator[None]:
-    """The agent's scope; CrewAI's retry of a task calls an agent within itself and stays there."""
+    """The agent's scope. CrewAI's retry after an error calls an agent within itself: it stays there."""
     run: Run = seam_of(agent)
     current = current_scope.get()
     scope = current[1] if current is not None and current[0] is run else Scope()
-    there = scope.agent == agent.role and scope.path.endswith("/" + path_part(agent.role))
-    with in_scope(run, scope if there else scope.of_agent(agent.role)):
+    retry = scope.agent == agent.role and scope.path.endswith("/" + path_part(agent.role))
+    inner = scope if retry else scope.of_agent(agent.role)
+    run.enter(inner, retry=retry)
+    with in_scope(run, inner):
         yield

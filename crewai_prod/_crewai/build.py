@@ -139,5 +139,7 @@ def give_back_crew(taken: Any, held: Crew) -> None:
         give_back(agent, original, keep=_KEPT_OF_AGENT)
     if taken.manager_agent is not None and held.manager_agent is not None:
         give_back(taken.manager_agent, held.manager_agent, keep=_KEPT_OF_AGENT)
+    # A plan is appended to the descriptions: given back, it would be part of the next definition.
+    kept = _KEPT_OF_TASK | {"description"} if taken.planning else _KEPT_OF_TASK
     for task, original in zip(taken.tasks, held.tasks, strict=False):
-        give_back(task, original, keep=_KEPT_OF_TASK)
+        give_back(task, original, keep=kept)

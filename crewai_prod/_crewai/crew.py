@@ -29,6 +29,10 @@ from crewai_prod.session import RunRequest, inputs_digest, open_session
 from crewai_prod.steps import Scope
 
 
+_LANDING_SECONDS = 60.0
+"""How long the end of a failed run waits for calls of other tasks that are being paid for."""
+
+
 @dataclass(slots=True)
 class CrewSeam:
     """What a hardened crew knows: how to run, how to be built anew, and who holds it.
@@ -205,6 +209,7 @@ class RunSeam:
         else:
             facts = describe(seen)
             seen.add_note(f"crewai-prod: resume with run_id={self.run.run_id!r}")
+        self.run.land(_LANDING_SECONDS if isinstance(error, Exception) else 0.0)
         self._record_end(seen, orjson.dumps(facts).decode())
         self._show(crew)
         return seen

@@ -19,7 +19,7 @@ from crewai_prod._crewai.failures import billed_usage, describe, revive
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.stop import _Passing as Passing
 from crewai_prod._crewai.takeover import put, put_private, seam_of, take_over
-from crewai_prod.errors import CrewProdError
+from crewai_prod.errors import CrewProdError, EmptyResponse
 from crewai_prod.records import StepRecord, StepStatus, Usage
 from crewai_prod.run import Answer, Run, Ticket, body_point, current_scope
 from crewai_prod.steps import Scope
@@ -131,15 +131,16 @@ class DurableLLM(MeteredLLM):
         ticket = asked.begin()
         if ticket.recorded is not None:
             return asked.replay(ticket.recorded)
-        with _calling(self) as meter:
-            body_point("model.before_call")
-            try:
-                answer = super().call(*args, **kwargs)  # type: ignore[misc]
-            except Exception as error:
-                asked.failed(ticket, error, meter)
-                raise
-        body_point("model.after_call")
-        return asked.finish(ticket, answer, meter)
+        with asked.run.in_flight():
+            with _calling(self) as meter:
+                body_point("model.before_call")
+                try:
+                    answer = super().call(*args, **kwargs)  # type: ignore[misc]
+                except Exception as error:
+                    asked.failed(ticket, error, meter)
+                    raise
+            body_point("model.after_call")
+            return asked.finish(ticket, answer, meter)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """`BaseLLM.acall` of the original; commits on a worker thread."""
@@ -149,15 +150,16 @@ class DurableLLM(MeteredLLM):
         ticket = asked.begin()
         if ticket.recorded is not None:
             return asked.replay(ticket.recorded)
-        with _calling(self) as meter:
-            body_point("model.before_call")
-            try:
-                answer = await super().acall(*args, **kwargs)  # type: ignore[misc]
-            except Exception as error:
-                await asyncio.to_thread(asked.failed, ticket, error, meter)
-                raise
-        body_point("model.after_call")
-        return await asyncio.to_thread(asked.finish, ticket, answer, meter)
+        with asked.run.in_flight():
+            with _calling(self) as meter:
+                body_point("model.before_call")
+                try:
+                    answer = await super().acall(*args, **kwargs)  # type: ignore[misc]
+                except Exception as error:
+                    await asyncio.to_thread(asked.failed, ticket, error, meter)
+                    raise
+            body_point("model.after_call")
+            return await asyncio.to_thread(asked.finish, ticket, answer, meter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +208,10 @@ class _Call:
         return decode_answer(record.result, self.types)
 
     def finish(self, ticket: Ticket, answer: Any, meter: Meter) -> Any:
+        """Commit the answer. An empty one is a failure: CrewAI raises at it, and must not meet it again."""
+        if answer is None or (isinstance(answer, (str, list)) and not answer):
+            self.failed(ticket, EmptyResponse(), meter)
+            return answer
         result, text = encode_answer(answer)
         try:
             self.run.finish_model(

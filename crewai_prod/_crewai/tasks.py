@@ -19,7 +19,7 @@ from crewai_prod.errors import CrewProdError
 from crewai_prod.records import TaskRecord
 from crewai_prod.replay import Verdict
 from crewai_prod.run import Run
-from crewai_prod.steps import Scope, task_scope
+from crewai_prod.steps import Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +33,7 @@ class TaskSeam:
     @property
     def scope(self) -> Scope:
         """Where the task's steps are recorded."""
-        plan = self.run.plans[self.position]
-        name = plan.definition.name
-        return task_scope(self.position, plan.generation, name, follow=plan.follow)
+        return self.run.scope_of_task(self.position)
 
     @property
     def kept(self) -> bool:
@@ -72,11 +70,16 @@ class TaskSeam:
                 getattr(output, "messages", None) or [],
             )
 
-    def fail(self, agent: Any, error: BaseException) -> None:
-        """Record what ended the task, unless it is the run's own refusal."""
+    def fail(self, task: Any, agent: Any, error: BaseException) -> None:
+        """Record what ended the task, unless it is the run's own refusal.
+
+        A task that already has its output was ended by a callback or a file, not by an answer.
+        """
         if not isinstance(error, StopRun):
             with _refusing():
-                self.run.fail_task(self.position, _role(agent), error)
+                self.run.fail_task(
+                    self.position, _role(agent), error, of_last_answer=task.output is None
+                )
 
 
 class RunTask:
@@ -92,7 +95,7 @@ class RunTask:
             try:
                 output = super()._execute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
-                seam.fail(worker, error)
+                seam.fail(self, worker, error)
                 raise
         seam.finish(worker, output)
         return output
@@ -107,7 +110,7 @@ class RunTask:
             try:
                 output = await super()._aexecute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
-                await asyncio.to_thread(seam.fail, worker, error)
+                await asyncio.to_thread(seam.fail, self, worker, error)
                 raise
         await asyncio.to_thread(seam.finish, worker, output)
         return output

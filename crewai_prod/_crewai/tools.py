@@ -57,31 +57,26 @@ class DurableTool:
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The native path: validate, count the usage, then `_run`."""
-        seam: ToolSeam = seam_of(self)
-        result = BaseTool.run(self, *args, **kwargs)  # type: ignore[arg-type]
-        self._give_back_count(seam)
-        return result
+        return BaseTool.run(self, *args, **kwargs)  # type: ignore[arg-type]
 
     async def arun(self, *args: Any, **kwargs: Any) -> Any:
         """The asynchronous twin of `run`."""
-        seam: ToolSeam = seam_of(self)
-        result = await BaseTool.arun(self, *args, **kwargs)  # type: ignore[arg-type]
-        self._give_back_count(seam)
-        return result
+        return await BaseTool.arun(self, *args, **kwargs)  # type: ignore[arg-type]
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         seam: ToolSeam = seam_of(self)
         call = _ToolCall.begin(seam, args, kwargs)
         if call.settled:
             return call.value
-        try:
-            with call.body():
-                result = _body_of(seam.original)(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - a tool may raise anything; see the module
-            return call.failed(error)
-        if inspect.iscoroutine(result):
-            return call.finish_later(result)
-        return call.finish(result)
+        with seam.run.in_flight():
+            try:
+                with call.body():
+                    result = _body_of(seam.original)(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - a tool may raise anything; see the module
+                return call.failed(error)
+            if not inspect.iscoroutine(result):
+                return call.finish(result)
+        return call.finish_later(result)
 
     async def _arun(self, *args: Any, **kwargs: Any) -> Any:
         seam: ToolSeam = seam_of(self)
@@ -90,9 +85,16 @@ class DurableTool:
             return call.value
         return await call.finish_later(seam.original._arun(*args, **kwargs))
 
-    def _give_back_count(self, seam: ToolSeam) -> None:
-        """Users read `current_usage_count` on the tool they hold."""
-        put(seam.original, current_usage_count=self.current_usage_count)  # type: ignore[attr-defined]
+    @property
+    def tool_type(self) -> str:
+        """The original's: CrewAI shows it to models when it plans."""
+        kind = type(seam_of(self).original)
+        return f"{kind.__module__}.{kind.__qualname__}"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "current_usage_count":  # users read it on the tool they hold
+            put(seam_of(self).original, current_usage_count=value)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,12 +142,13 @@ class _ToolCall:
 
     async def finish_later(self, work: Awaitable[Any]) -> Any:
         """Await the body of an asynchronous tool, then end the step on a worker thread."""
-        try:
-            with self.body():
-                result = await work
-        except Exception as error:  # noqa: BLE001 - as in `_run`
-            return await asyncio.to_thread(self.failed, error)
-        return await asyncio.to_thread(self.finish, result)
+        with self.seam.run.in_flight():
+            try:
+                with self.body():
+                    result = await work
+            except Exception as error:  # noqa: BLE001 - as in `_run`
+                return await asyncio.to_thread(self.failed, error)
+            return await asyncio.to_thread(self.finish, result)
 
     def finish(self, result: Any) -> Any:
         """Commit the result; only then does CrewAI see it."""

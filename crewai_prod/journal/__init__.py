@@ -1,7 +1,7 @@
 """The journal: runs and steps on disk. The only place that knows SQL.
 
-`open_journal` gives a `Journal`; `_base` says what it promises. Importing this costs little and needs
-neither crewai nor sqlite-utils.
+`open_journal` gives a `Journal`; `_base` says what it promises. Importing this costs little and
+needs neither crewai nor sqlite-utils.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Payloads encrypted at rest: AES-256-GCM on the columns that hold what models and tools said.
 
 Rule: with a key, inputs, arguments, results, errors, messages and answers reach the disk only as
-`enc1:` and base64 of nonce and ciphertext, bound to their run and column. Names, scopes, digests, times
-and token counts stay readable, so that reports and SQL work; a digest lets someone who guesses a text
-check the guess. The key never reaches the disk; a check value tells a wrong one before anything is read
-or written.
+`enc1:` and base64 of nonce and ciphertext, bound to their run and column. The key never does; a
+check value tells a wrong one before anything is read or written.
+
+Not covered: names, scopes, digests, times and token counts stay readable, so that reports and SQL
+work; a digest lets someone who guesses a whole text check the guess.
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ class Cipher(Plain):
         if text is None:
             return None
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = nonce + self._aead.encrypt(nonce, text.encode(), _place(run_id, column))
+        try:
+            sealed = nonce + self._aead.encrypt(nonce, text.encode(), _place(run_id, column))
+        except UnicodeEncodeError as error:
+            raise UsageError(f"A value cannot be stored in {column}: {error}.") from error
         return PREFIX + base64.b64encode(sealed).decode()
 
     def open(self, text: str | None, run_id: str, column: str) -> str | None:

@@ -1,7 +1,7 @@
 """What a failure of SQLite means to the person who can act on it.
 
-Rule: nothing of `sqlite3` leaves the journal as itself; it becomes a documented error that names the
-file, keeps SQLite's words and chains the original.
+Rule: nothing of `sqlite3` leaves the journal as itself; it becomes a documented error that names
+the file, keeps SQLite's words and chains the original.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _HINTS = {
 }
 BINDING_ERRORS = (UnicodeEncodeError, OverflowError)
 """What Python raises for a value that SQLite has no place for."""
+_VALUE_ERRORS = (*BINDING_ERRORS, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 _PRIMARY = 0xFF
 
 
@@ -43,7 +44,7 @@ def is_busy(error: BaseException) -> bool:
 def translated(error: Exception, location: str) -> CrewProdError:
     """The documented error for a database error."""
     code = primary_code(error)
-    if isinstance(error, (*BINDING_ERRORS, sqlite3.InterfaceError)) or code in _VALUE:
+    if isinstance(error, _VALUE_ERRORS) or code in _VALUE:
         return UsageError(f"A value cannot be stored in the journal: {error}.", path=location)
     if code in _CORRUPT:
         return Corrupt(

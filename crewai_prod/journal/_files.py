@@ -21,6 +21,8 @@ from crewai_prod.journal._migrations import current_version, migrate, stored_ver
 Durability = Literal["power", "process"]
 SYNCHRONOUS: dict[Durability, str] = {"power": "FULL", "process": "NORMAL"}
 _RETRY_SECONDS = 0.01
+_LOOK_SECONDS = 0.02
+"""Looking whether the file is still there takes a tenth of a quick commit: not in every one."""
 
 
 def create_file(path: Path) -> None:
@@ -155,6 +157,7 @@ class Handle:
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
+        self._looked = 0.0
         self.suspect = False
 
     def get(self) -> sqlite3.Connection:
@@ -165,15 +168,19 @@ class Handle:
                 would be lost.
             sqlite3.Error: SQLite could not open it.
         """
+        now = time.monotonic()
         if self._connection is None or self.suspect:
             self.drop()
             self._connection = self._connect()
             self._identity = self._look()
+        elif now - self._looked < _LOOK_SECONDS:
+            return self._connection
         elif self._look() != self._identity:
             self.drop()
             raise JournalUnavailable(
                 f"The journal {self._path} was moved, deleted or replaced.", path=self._path
             )
+        self._looked = now
         return self._connection
 
     def drop(self) -> None:

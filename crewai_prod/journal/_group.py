@@ -1,19 +1,20 @@
 """Group commit: the writes of many threads in one transaction, each acknowledged after its COMMIT.
 
-Rule: `run(work)` returns when, and only when, what `work` wrote is committed; it raises when nothing
-of it was. Reason: a commit waits for the disk, and the disk serves one as slowly as sixteen. A caller
-that meets nobody commits for itself at once. One that finds another committing queues up; whoever
-commits next takes the whole queue along. No thread of its own, nothing deferred.
+Rule: `run(work)` returns when, and only when, what `work` wrote is committed; it raises when
+nothing of it was. Reason: a commit waits for the disk, and the disk serves one as slowly as
+sixteen. A caller that meets nobody commits for itself at once. One that finds another committing
+queues up; whoever commits next takes the whole queue along. No thread of its own, nothing deferred.
 
 If a group fails, each of its members is run again alone, so that an error reaches only its owner;
-`work` must therefore do nothing but write to the connection it is given. Not covered: a caller that is
-interrupted (Ctrl-C) while another thread commits for it does not learn whether it was committed.
+`work` must therefore do nothing but write to the connection it is given. Not covered: a caller that
+is interrupted (Ctrl-C) while another thread commits for it does not learn whether it was committed.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -46,10 +47,13 @@ class GroupCommit:
 
     Args:
         connect: Gives the connection; called by whoever writes, never by two threads at once.
+        patient: Whether commits are slow enough to wait for company. Then a group that is smaller
+            than the one just before it waits for the rest, at most as long as that one took.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, connect: Callable[[], sqlite3.Connection], *, patient: bool = False) -> None:
         self._connect = connect
+        self._patient = patient
         self.reset()
 
     def reset(self) -> None:
@@ -57,6 +61,10 @@ class GroupCommit:
         self._mutex = threading.Lock()
         self._queue: deque[_Ticket] = deque()
         self._busy = False
+        self._missing = 0  # how many more the leader waits for
+        self._complete = threading.Lock()
+        self._complete.acquire()
+        self._last_size, self._last_seconds, self._last_end = 1, 0.0, 0.0
 
     def run(self, work: Work[T], *, atomic: bool = False) -> T:
         """Commit what `work` writes.
@@ -72,11 +80,19 @@ class GroupCommit:
                 if self._busy:
                     ticket = _Ticket(work)
                     self._queue.append(ticket)
+                    if self._missing:
+                        self._missing -= 1
+                        if not self._missing:
+                            self._complete.release()
                 else:
                     self._busy = leads = True
-            if ticket is None:
+            if ticket is None and self._last_size == 1:
                 connection = self._connect()
                 return work(connection) if atomic else alone(connection, work)
+            if ticket is None:
+                ticket = _Ticket(work)
+                self._lead(ticket)
+                return ticket.outcome()  # type: ignore[no-any-return]
             ticket.wake.acquire()
             if ticket.leads:
                 self._lead(ticket)
@@ -87,13 +103,18 @@ class GroupCommit:
 
     def enter(self) -> None:
         """Wait until nothing is being written, and keep it so until `leave`."""
-        with self._mutex:
-            if not self._busy:
-                self._busy = True
-                return
-            ticket = _Ticket(None)
-            self._queue.append(ticket)
-        ticket.wake.acquire()
+        ticket = _Ticket(None)
+        try:
+            with self._mutex:
+                if not self._busy:
+                    self._busy = True
+                    return
+                self._queue.append(ticket)
+            ticket.wake.acquire()
+        except BaseException:
+            if self._must_leave(ticket):
+                self.leave()
+            raise
 
     def leave(self) -> None:
         """Let the first in the queue lead, if there is one."""
@@ -115,37 +136,67 @@ class GroupCommit:
 
     def _lead(self, mine: _Ticket) -> None:
         group = [mine]
+        self._wait_for_company()
+        begin = time.perf_counter()
         with self._mutex:
             while self._queue and self._queue[0].work is not None:
                 group.append(self._queue.popleft())
         try:
             self._commit(group)
         finally:
+            self._last_end = time.perf_counter()
+            self._last_size, self._last_seconds = len(group), self._last_end - begin
             for ticket in group:
                 ticket.done = True
                 if ticket is not mine:
                     ticket.wake.release()
 
+    def _wait_for_company(self) -> None:
+        """Those acknowledged together come back together: one sync can serve them all again."""
+        limit = self._last_seconds
+        if not self._patient or time.perf_counter() - self._last_end > limit:
+            return
+        with self._mutex:
+            self._missing = max(0, self._last_size - 1 - len(self._queue))
+            if not self._missing:
+                return
+        self._complete.acquire(timeout=limit)
+        with self._mutex:
+            self._missing = 0
+            self._complete.acquire(blocking=False)
+
     def _commit(self, group: list[_Ticket]) -> None:
         """Commit the group; a failure to begin is everybody's, any other its owner's."""
+        begun = False
         try:
             connection = self._connect()
             connection.execute("BEGIN IMMEDIATE")
-        except BaseException as error:
-            for ticket in group:
-                ticket.error = error
-            return
-        try:
+            begun = True
             for ticket in group:
                 assert ticket.work is not None
                 ticket.value = ticket.work(connection)
             connection.execute("COMMIT")
-        except BaseException as error:
-            roll_back(connection)
-            for ticket in group:
-                _settle(connection, ticket)
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:  # noqa: BLE001 - carried to the threads whose it is
+            if begun:
+                self._settle(group)
+            else:
+                for ticket in group:
+                    ticket.error = error
+        except BaseException:  # Ctrl-C hits the leader alone; it may come right after the COMMIT
+            if not begun or connection.in_transaction:
+                self._settle(group)
+            raise
+
+    def _settle(self, group: list[_Ticket]) -> None:
+        """Undo the group, then run each member by itself."""
+        for ticket in group:
+            assert ticket.work is not None
+            try:
+                connection = self._connect()
+                roll_back(connection)
+                ticket.value = alone(connection, ticket.work)
+            except BaseException as error:  # noqa: BLE001 - carried to the thread whose it is
+                ticket.error = error
 
 
 def alone(connection: sqlite3.Connection, work: Work[T]) -> T:
@@ -164,11 +215,3 @@ def roll_back(connection: sqlite3.Connection) -> None:
     """End the transaction, unless the failure (a full disk may) has ended it already."""
     if connection.in_transaction:
         connection.execute("ROLLBACK")
-
-
-def _settle(connection: sqlite3.Connection, ticket: _Ticket) -> None:
-    assert ticket.work is not None
-    try:
-        ticket.value = alone(connection, ticket.work)
-    except BaseException as error:  # carried to the thread whose write it is
-        ticket.error = error

@@ -1,10 +1,10 @@
 """Who owns a run, and whether that owner still lives.
 
 Rule: on the same host an owner lives as long as its process does (one pid, one start time, not a
-zombie) and, within this very process, as long as its kickoff has not ended; on any other host, and for
-a process that was stopped and no longer beats, its lease decides. Reason: taking over a dead owner must
-not wait, taking over a live one must not happen. Should it happen all the same (a long SIGSTOP, a
-clock that jumps), the epoch in every write keeps the old owner out.
+zombie) and, within this very process, as long as its kickoff has not ended; on any other host, and
+for a process that was stopped and no longer beats, its lease decides. Reason: taking over a dead
+owner must not wait, taking over a live one must not happen. Should it happen all the same (a long
+SIGSTOP, a clock that jumps), the epoch in every write keeps the old owner out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The schema's version: making a journal, and bringing an older one up to date.
 
 Rule: a new file gets `schema.sql` as it is; an older one goes through `MIGRATIONS`, each in one
-transaction with its new `user_version`; both ways end in the same schema, which a test proves. A file
-of a newer version, or of another application, is refused before anything is written to it.
+transaction with its new `user_version`; both ways end in the same schema, which a test proves. A
+file of a newer version, or of another application, is refused before anything is written to it.
 
 To change the schema: edit `schema.sql`, add a migration, raise nothing by hand (the version is the
 number of the last migration). Migrations get a `sqlite_utils.Database`, whose `transform` does what

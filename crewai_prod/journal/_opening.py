@@ -1,7 +1,8 @@
 """Opening a run: creating it, taking it over where it stopped, or handing back a finished one.
 
-Rule: all of it is one transaction, so of two processes that open a run at once one wins and the other
-is told who has it.
+Rule: all of it is one transaction, so of two processes that open a run at once one wins and the
+other is told who has it. The record handed back still says how the session before ended (reason,
+error); the row no longer does.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def _take_over(
 
     return Opened(
         lease=Lease(run=run.run, run_id=run.run_id, epoch=epoch, owner=owner),
-        run=run_record(row, vault),
+        run=replace(run_record(row, vault), reason=run.reason, error=run.error),
         created=False,
         tasks=_tasks(connection, run, vault),
         steps=tuple(step_record(r, run.run_id, vault) for r in rows(_sql.STEPS_TO_REPLAY)),
@@ -103,9 +104,7 @@ def _take_over(
     )
 
 
-def _tasks(
-    connection: sqlite3.Connection, run: RunRecord, vault: Plain
-) -> tuple[TaskRecord, ...]:
+def _tasks(connection: sqlite3.Connection, run: RunRecord, vault: Plain) -> tuple[TaskRecord, ...]:
     """The newest generation of each task, unless that one was superseded."""
     rows = connection.execute(_sql.TASKS, (run.run,)).fetchall()
     records = [task_record(row, run.run_id, vault) for row in rows]

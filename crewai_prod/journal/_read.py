@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 _NEWEST = 2**63 - 1
-_PAGE = 1000
+_FIRST_PAGE, _NEXT_PAGE = 50, 1000
 _MAYBE_RUNNING = (RunStatus.RUNNING.value, RunStatus.INTERRUPTED.value)
 
 
@@ -80,16 +81,9 @@ class SqliteReader:
             connection = self._connect_reader()
             return Database(connection, recursive_triggers=False, execute_plugins=False)
 
-    def runs(
-        self, *, status: RunStatus | None = None, limit: int | None = 50
-    ) -> list[RunSummary]:
+    def runs(self, *, status: RunStatus | None = None, limit: int | None = 50) -> list[RunSummary]:
         """Runs, newest first."""
-        found: list[RunSummary] = []
-        for summary in self._summaries(status):
-            if limit is not None and len(found) >= limit:
-                break
-            found.append(summary)
-        return found
+        return list(islice(self._summaries(status), limit))
 
     def run(self, run_id: str) -> RunRecord:
         """One run.
@@ -174,7 +168,7 @@ class SqliteReader:
         if status in (RunStatus.RUNNING, RunStatus.INTERRUPTED):
             stored = _MAYBE_RUNNING
         before = _NEWEST
-        size = 50
+        size = _FIRST_PAGE
         while True:
             rows = self._query(_sql.run_page(len(stored)), (before, *stored, size))
             for row in rows:
@@ -183,7 +177,7 @@ class SqliteReader:
                     yield summary
             if len(rows) < size:
                 return
-            before, size = rows[-1][0], _PAGE
+            before, size = rows[-1][0], _NEXT_PAGE
 
     def _summary(self, row: Row) -> RunSummary:
         columns = (*_sql.RUN_PLAIN, *_sql.OWNER)

@@ -28,6 +28,7 @@ from crewai_prod.records import (
 Row = Sequence[Any]
 
 _ENUMS = {"kind", "status"}  # sqlite3 looks for an adapter for each value that is not a plain str
+_NO_MODEL = (None,) * len(_sql.STEP_MODEL)
 _NO_USAGE = (None,) * len(_sql.USAGE)
 
 
@@ -36,23 +37,25 @@ def _getter(columns: Sequence[str]) -> attrgetter[tuple[Any, ...]]:
 
 
 _step = _getter((*_sql.STEP_IDENTITY, *_sql.STEP_OUTCOME))
+_model = attrgetter(*_sql.STEP_MODEL)
 _task = _getter(_sql.TASK_PLAIN)
 _attempt = _getter(_sql.ATTEMPT_PLAIN)
 _usage = attrgetter(*_sql.USAGE)
 
 
-def step_values(lease: Lease, step: StepRecord, vault: Plain) -> tuple[Any, ...]:
-    """Parameters of `PUT_STEP`."""
-    usage = step.usage
-    return (
+def put_step(lease: Lease, step: StepRecord, vault: Plain) -> tuple[str, tuple[Any, ...]]:
+    """The statement that stores a step, and its parameters."""
+    run_id, model, usage = lease.run_id, _model(step), step.usage
+    brief = (
         *_step(step),
-        *(_NO_USAGE if usage is None else _usage(usage)),
-        vault.seal(step.error, lease.run_id, "steps.error"),
-        vault.seal(step.arguments, lease.run_id, "steps.arguments"),
-        vault.seal(step.result, lease.run_id, "steps.result"),
-        lease.run,
-        lease.epoch,
+        vault.seal(step.error, run_id, "steps.error"),
+        vault.seal(step.arguments, run_id, "steps.arguments"),
+        vault.seal(step.result, run_id, "steps.result"),
     )
+    if usage is None and model == _NO_MODEL:
+        return _sql.PUT_BRIEF_STEP, (*brief, lease.run, lease.epoch)
+    counts = _NO_USAGE if usage is None else _usage(usage)
+    return _sql.PUT_STEP, (*brief, *model, *counts, lease.run, lease.epoch)
 
 
 def attempt_values(lease: Lease, attempt: AttemptRecord, vault: Plain) -> tuple[Any, ...]:

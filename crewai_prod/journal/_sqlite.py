@@ -1,33 +1,32 @@
 """The journal in one SQLite file: what `_base.Journal` promises, for many threads and processes.
 
-Rule: a write returns when it is committed as durably as was asked; a failed one leaves nothing behind
-and the journal usable as soon as the cause is gone. One connection writes, in groups where threads
-meet; another reads. Before a fork both are closed, because SQLite's locks do not survive one; parent
-and child open their own when they next need them.
+Rule: a write returns when it is committed as durably as was asked; a failed one leaves nothing
+behind and the journal usable as soon as the cause is gone. One connection writes, in groups where
+threads meet; another reads. Before a fork both are closed, because SQLite's locks do not survive
+one; parent and child open their own when they next need them.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from crewai_prod._faults import point
-from crewai_prod.errors import RunError, StaleOwner, UsageError
+from crewai_prod.errors import JournalError, RunError, StaleOwner, UsageError
 from crewai_prod.journal import _sql
 from crewai_prod.journal._crypto import Cipher, Plain, check_key, store_check
 from crewai_prod.journal._failures import BINDING_ERRORS, failures, translated
 from crewai_prod.journal._files import Durability, Handle, create_file, open_writer
+from crewai_prod.journal._forks import watch
 from crewai_prod.journal._group import GroupCommit, Work, alone
 from crewai_prod.journal._lease import adopt, forget_owner
 from crewai_prod.journal._opening import open_run
 from crewai_prod.journal._read import SqliteReader
-from crewai_prod.journal._rows import attempt_values, message_values, step_values, task_values
+from crewai_prod.journal._rows import attempt_values, message_values, put_step, task_values
 from crewai_prod.journal._states import check_transition
 from crewai_prod.records import (
     ApprovalRecord,
@@ -79,8 +78,8 @@ class SqliteJournal(SqliteReader):
         super().__init__(path, vault, busy_seconds)
         self._durability = durability
         self._write_handle = Handle(path, self._connect_writer)
-        self._group = GroupCommit(self._write_handle.get)
-        _journals.add(self)
+        self._group = GroupCommit(self._write_handle.get, patient=durability == "power")
+        watch(self)
 
     def prepare(self, *, create: bool) -> None:
         """Open the file now, so that what is wrong with it shows now.
@@ -129,10 +128,10 @@ class SqliteJournal(SqliteReader):
 
     def start_step(self, lease: Lease, step: StepRecord) -> None:
         """See `JournalWriter.start_step`."""
-        values = step_values(lease, step, self._vault)
+        statement, values = put_step(lease, step, self._vault)
 
         def work(connection: sqlite3.Connection) -> None:
-            if connection.execute(_sql.PUT_STEP, values).rowcount != 1:
+            if connection.execute(statement, values).rowcount != 1:
                 _refuse(connection, lease, step.step_id)
 
         self._write(_START_STEP, work, atomic=True)
@@ -147,12 +146,12 @@ class SqliteJournal(SqliteReader):
     ) -> None:
         """See `JournalWriter.finish_step`."""
         vault = self._vault
-        values = step_values(lease, step, vault)
+        statement, values = put_step(lease, step, vault)
         fresh = [message_values(lease, message, vault) for message in messages]
         tried = None if attempt is None else attempt_values(lease, attempt, vault)
 
         def work(connection: sqlite3.Connection) -> None:
-            if connection.execute(_sql.PUT_STEP, values).rowcount != 1:
+            if connection.execute(statement, values).rowcount != 1:
                 _refuse(connection, lease, step.step_id)
             for message in fresh:
                 connection.execute(_sql.ADD_MESSAGE, message)
@@ -246,8 +245,29 @@ class SqliteJournal(SqliteReader):
     def close(self) -> None:
         """Close the file. What was committed stays; nothing can be asked or written any more."""
         self._closed = True
-        self._pause()
-        self._resume()
+        self.release()
+
+    def release(self) -> None:
+        """Close the connections until they are needed again."""
+        self.pause()
+        self.resume()
+
+    def pause(self) -> None:
+        """Close both connections and keep every thread from opening another until `resume`."""
+        self._group.enter()
+        self._read_lock.acquire()
+        self._read_handle.drop()
+        self._write_handle.drop()
+
+    def resume(self) -> None:
+        """Let the threads go on that `pause` kept waiting."""
+        self._read_lock.release()
+        self._group.leave()
+
+    def start_over(self) -> None:
+        """In place of `resume` in a forked child: the threads that wait do not exist here."""
+        self._read_lock = threading.Lock()
+        self._group.reset()
 
     # -- inner ------------------------------------------------------------------------------------
 
@@ -271,26 +291,12 @@ class SqliteJournal(SqliteReader):
         try:
             value = self._group.run(work, atomic=atomic)
         except (sqlite3.Error, *BINDING_ERRORS) as error:
-            self._write_handle.suspect = True
-            raise translated(error, self.location) from error
+            failure = translated(error, self.location)
+            self._write_handle.suspect = isinstance(failure, JournalError)
+            raise failure from error
         if points is not None:
             point(points.after)
         return value
-
-    def _pause(self) -> None:
-        """Close both connections and keep every thread from opening another."""
-        self._group.enter()
-        self._read_lock.acquire()
-        self._read_handle.drop()
-        self._write_handle.drop()
-
-    def _resume(self) -> None:
-        self._read_lock.release()
-        self._group.leave()
-
-    def _start_over(self) -> None:
-        self._read_lock = threading.Lock()
-        self._group.reset()
 
 
 def _fence(connection: sqlite3.Connection, lease: Lease) -> str:
@@ -309,36 +315,3 @@ def _refuse(connection: sqlite3.Connection, lease: Lease, step_id: str | None = 
     """Say why a fenced write changed no row."""
     _fence(connection, lease)
     raise RunError("The step has an outcome already.", run_id=lease.run_id, step_id=step_id)
-
-
-_journals: weakref.WeakSet[SqliteJournal] = weakref.WeakSet()
-_fork_lock = threading.Lock()
-_paused: list[SqliteJournal] = []
-
-
-def _before_fork() -> None:
-    _fork_lock.acquire()
-    _paused.extend(_journals)
-    for journal in _paused:
-        journal._pause()
-
-
-def _after_fork_in_parent() -> None:
-    while _paused:
-        _paused.pop()._resume()
-    _fork_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    global _fork_lock
-    _fork_lock = threading.Lock()
-    while _paused:
-        _paused.pop()._start_over()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )

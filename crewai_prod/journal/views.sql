@@ -25,7 +25,8 @@ SELECT r.run_id, s.step_id, s.seq, s.scope, s.kind, s.name, s.agent, s.task, s.s
   coalesce(s.reasoning_tokens, 0) + coalesce(a.reasoning_tokens, 0) AS reasoning_tokens,
   coalesce(s.calls, 0) + coalesce(a.calls, 0) AS calls,
   1 + coalesce(a.tries, 0) AS requests,
-  CASE WHEN a.cost_usd IS NULL THEN s.cost_usd ELSE s.cost_usd + a.cost_usd END AS cost_usd,
+  CASE WHEN a.cost_usd IS NULL THEN s.cost_usd
+    ELSE coalesce(s.cost_usd, 0) + a.cost_usd END AS cost_usd,
   s.cost_status
 FROM steps s
 JOIN runs r ON r.run = s.run
@@ -95,20 +96,25 @@ SELECT date(t.started_at, 'unixepoch') AS day, s.provider, coalesce(s.model, s.n
 FROM tries t JOIN steps s ON s.run = t.run AND s.step_id = t.step_id
 WHERE s.kind = 'model' GROUP BY 1, 2, 3;
 
--- What each model step was asked: one row per message, first one first by `position` (from 1).
-CREATE VIEW conversations AS
-WITH RECURSIVE chain (run, step_id, depth, digest) AS (
-  SELECT run, step_id, 0, request FROM steps WHERE request IS NOT NULL
-  UNION ALL
-  SELECT c.run, c.step_id, c.depth + 1, m.parent
-  FROM chain c JOIN messages m ON m.run = c.run AND m.digest = c.digest
-  WHERE m.parent IS NOT NULL
-)
-SELECT r.run_id, c.step_id,
-  (SELECT max(d.depth) FROM chain d WHERE d.run = c.run AND d.step_id = c.step_id) - c.depth + 1
-    AS position,
-  m.role, m.body, m.content_step, s.result AS content_result
-FROM chain c
-JOIN messages m ON m.run = c.run AND m.digest = c.digest
-JOIN runs r ON r.run = c.run
-LEFT JOIN steps s ON s.run = m.run AND s.step_id = m.content_step;
+-- What each model step was asked and answered: `asked` is a JSON list of messages, first one first.
+CREATE VIEW transcripts AS
+SELECT r.run_id, s.step_id, s.seq, s.scope, s.agent, s.name, (
+    WITH RECURSIVE chain (depth, digest) AS (
+      SELECT 0, s.request
+      UNION ALL
+      SELECT c.depth + 1, m.parent
+      FROM chain c JOIN messages m ON m.run = s.run AND m.digest = c.digest
+      WHERE m.parent IS NOT NULL
+    )
+    SELECT json_group_array(CASE WHEN json_valid(body) THEN json(body) ELSE json_quote(body) END)
+    FROM (
+      SELECT CASE WHEN json_valid(m.body) AND json_valid(said.result)
+        THEN json_set(m.body, '$.content', json_extract(said.result, '$')) ELSE m.body END AS body
+      FROM chain c
+      JOIN messages m ON m.run = s.run AND m.digest = c.digest
+      LEFT JOIN steps said ON said.run = m.run AND said.step_id = m.content_step
+      ORDER BY c.depth DESC
+    )
+  ) AS asked, s.result AS answered
+FROM steps s JOIN runs r ON r.run = s.run
+WHERE s.kind = 'model';

@@ -1,0 +1,163 @@
+"""What a crash test goes by: requests, effects and the journal, all read from outside the crew.
+
+Requests are counted where they arrive, effects in a file that the tools append to, what the run
+recorded in its journal. Nothing here trusts what a session says about itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from crewai_prod.crashtest.sessions import REQUESTS
+from crewai_prod.errors import JournalUnavailable, RunNotFound
+from crewai_prod.journal import open_journal
+from crewai_prod.records import RunStatus, StepKind, StepRecord, StepStatus, TaskStatus, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A model request as it arrived.
+
+    Attributes:
+        digest: The same for the same request, whoever sends it.
+        answered: Whether the whole answer was handed over.
+        tokens: What the answer cost.
+    """
+
+    digest: str
+    answered: bool
+    tokens: int = 0
+
+
+class Requests(Protocol):
+    """Where model requests are counted. One object serves one trial at a time."""
+
+    def begin(self, folder: Path) -> Mapping[str, str]:
+        """Forget what was; returns what the sessions need in their environment."""
+        ...
+
+    def sent(self) -> list[Sent]:
+        """All requests since `begin`, in order of arrival, none of them under way any more."""
+        ...
+
+
+class FileRequests:
+    """Requests that the models themselves write into a file, before and after."""
+
+    def begin(self, folder: Path) -> Mapping[str, str]:
+        """See `Requests.begin`."""
+        self._file = folder / "requests.jsonl"
+        return {REQUESTS: str(self._file)}
+
+    def sent(self) -> list[Sent]:
+        """See `Requests.sent`."""
+        found: dict[str, Sent] = {}
+        for line in read_lines(self._file):
+            before = found.get(line["call"])
+            found[line["call"]] = Sent(
+                line["digest"],
+                answered=line["answered"] or (before is not None and before.answered),
+                tokens=line["tokens"],
+            )
+        return list(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a tool did to the world.
+
+    Attributes:
+        step: The step in whose body it happened, None outside a hardened run.
+        tool: The tool's name.
+        arguments: JSON of its arguments.
+        result: What the tool returned (or was about to).
+        complete: False for a tool that began to act and did not say that it had.
+    """
+
+    step: str | None
+    tool: str
+    arguments: str
+    result: Any = None
+    complete: bool = True
+
+    @property
+    def what(self) -> str:
+        """The effect itself, whichever step made it."""
+        return f"{self.tool}({self.arguments})"
+
+
+def read_effects(path: Path) -> list[Effect]:
+    """The effects in the order in which they happened."""
+    return [
+        Effect(
+            step=line["step"],
+            tool=line["tool"],
+            arguments=json.dumps(line["arguments"], sort_keys=True),
+            result=line.get("result"),
+            complete=line.get("complete", True),
+        )
+        for line in read_lines(path)
+    ]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSON-lines file; a line that a kill cut short is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.split("\n")[:-1] if line]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What the journal holds of a run.
+
+    Attributes:
+        epoch: Sessions that opened the run so far.
+        status: Where the run stands; None before it was created.
+        calls: Model calls with an outcome, by the session that recorded it.
+        open_steps: Steps that were started and have no outcome, with what is known of them.
+        usage: What all recorded model calls cost.
+        ended: Steps and tasks with an outcome: the run's progress.
+    """
+
+    epoch: int = 0
+    status: RunStatus | None = None
+    calls: Mapping[int, int] = field(default_factory=dict)
+    open_steps: Mapping[str, StepRecord] = field(default_factory=dict)
+    usage: Usage = Usage()
+    ended: int = 0
+
+
+def read_journal(path: Path, run_id: str) -> Recorded:
+    """What the journal holds of a run now."""
+    try:
+        journal = open_journal(path, create=False)
+        run = journal.run(run_id)
+    except (JournalUnavailable, RunNotFound):  # killed before it was made
+        return Recorded()
+    steps, attempts = journal.steps(run_id), journal.attempts(run_id)
+    tasks = journal.tasks(run_id)
+    journal.close()
+    models = {step.step_id for step in steps if step.kind is StepKind.MODEL}
+    entries = [*steps, *attempts]
+    return Recorded(
+        epoch=run.epoch,
+        status=run.status,
+        calls=Counter(one.epoch for one in entries if one.step_id in models),
+        open_steps={s.step_id: s for s in steps if s.status is StepStatus.STARTED},
+        usage=_total(one.usage for one in entries),
+        ended=sum(step.status is not StepStatus.STARTED for step in steps)
+        + sum(task.status is not TaskStatus.RUNNING for task in tasks)
+        + (run.status is RunStatus.COMPLETED),
+    )
+
+
+def _total(usages: Iterable[Usage | None]) -> Usage:
+    return sum((usage for usage in usages if usage is not None), Usage())

@@ -1,0 +1,1 @@
+"""Crews that are killed anywhere, against a model server that counts."""

@@ -1,0 +1,79 @@
+"""The whole matrix of kills, as a table: `python -m tests.crash.matrix --all`.
+
+Every boundary of every shape, every session killed, and SIGKILL at random moments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from crewai_prod.crashtest import Harness, Report, ShapeReport
+from tests.crash.subjects import SUBJECTS, harness_over
+
+RANDOM_KILLS = 24
+
+
+def main() -> None:
+    """Run the matrix, print the table, exit with 1 if a promise was broken."""
+    options = _options()
+    _isolate()
+    began = time.monotonic()
+    names = list(SUBJECTS) if options.all or not options.shapes else options.shapes
+    with harness_over(folder=options.keep, durability=options.durability) as harness:
+        report = Report(shapes=tuple(_shapes(harness, names, options)))
+    print(json.dumps(report.to_dict(), indent=2) if options.json else report.render())
+    print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
+    sys.exit(not report.ok)
+
+
+def _shapes(
+    harness: Harness, names: Iterable[str], options: argparse.Namespace
+) -> Iterable[ShapeReport]:
+    for name in names:
+        subject = SUBJECTS[name]
+        baseline = harness.baseline(subject)
+        points = None if options.all else options.points
+        for report in (
+            harness.boundaries(subject, baseline, points),
+            harness.every_session(subject, baseline),
+            harness.at_random(subject, baseline, options.random, options.seed),
+        ):
+            print(Report(shapes=(report,)).render(), file=sys.stderr, flush=True)
+            yield report
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.matrix", description=__doc__)
+    parser.add_argument("shapes", nargs="*", help=f"of {', '.join(SUBJECTS)}; default: all")
+    parser.add_argument("--all", action="store_true", help="all shapes, every boundary")
+    parser.add_argument("--points", type=int, default=None, help="boundaries of each shape")
+    parser.add_argument("--random", type=int, default=RANDOM_KILLS, help="random kills of each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--durability", choices=("process", "power"), default="process")
+    parser.add_argument("--keep", type=Path, help="folder in which everything is kept")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def _isolate() -> None:
+    """What the tests' conftest does: an own HOME, no telemetry."""
+    home = tempfile.mkdtemp(prefix="crewai-prod-matrix-")
+    os.environ.update(
+        HOME=home,
+        CREWAI_STORAGE_DIR=str(Path(home, "storage")),
+        CREWAI_DISABLE_TELEMETRY="true",
+        CREWAI_TRACING_ENABLED="false",
+        OTEL_SDK_DISABLED="true",
+        OPENAI_API_KEY="sk-test",
+    )
+
+
+if __name__ == "__main__":
+    main()

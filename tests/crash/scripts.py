@@ -1,0 +1,72 @@
+"""What the model says to the crews of `tests.crash.shapes`: one script for all of them.
+
+No crewai here: the server process imports this module and must start at once.
+"""
+
+from __future__ import annotations
+
+import json
+
+from tests.openai_script import Conversation, Reply, Rule, Turn, answer, call, calls, use
+
+RECEIPT = {"customer": "ada", "amount": 5, "lines": ["lamp", "shade"]}
+
+
+def _delegate(coworker: str, task: str) -> Reply:
+    arguments = {"coworker": coworker, "task": task, "context": "The order is number 7."}
+    return call("delegate_work_to_coworker", arguments)
+
+
+def _receipt(turn: Turn) -> Reply:
+    """The receipt as JSON, on whichever path the request is on."""
+    said = answer(json.dumps(RECEIPT))(turn)
+    return said if turn.native or turn.schema is None else Reply(json.dumps(RECEIPT))
+
+
+SHOP = Conversation(
+    # sequential, async and akickoff crews
+    Rule(use("reserve", {"item": "lamp"}), answer("reserved the lamp"), task="Reserve the item"),
+    Rule(
+        use("charge", {"customer": "ada", "amount": 5}), answer("charged 5"), task="Charge the card"
+    ),
+    Rule(use("mail", {"to": "ada"}), answer("told ada"), task="Write to the customer"),
+    Rule(use("mail", {"to": "ada"}), _receipt, task="Send the receipt"),
+    Rule(answer("All is done: reserved, charged, told."), task="Sum up"),
+    # several calls in one reply
+    Rule(
+        calls(
+            [
+                ("reserve", {"item": "lamp"}),
+                ("reserve", {"item": "shade"}),
+                ("charge", {"customer": "ada", "amount": 5}),
+            ]
+        ),
+        calls([("mail", {"to": "ada"}), ("mail", {"to": "bob"})]),
+        Reply("reserved two, charged 5, told two"),
+        task="Do it all at once",
+    ),
+    # hierarchical
+    Rule(
+        _delegate("Cashier", "Take the money"),
+        _delegate("Porter", "Send the parcel"),
+        Reply("taken and sent"),
+        agent="Manager",
+        task="Serve the order",
+    ),
+    Rule(
+        _delegate("Porter", "Clear the desk"),
+        Reply("the shop is closed"),
+        agent="Manager",
+        task="Close the shop",
+    ),
+    Rule(
+        use("charge", {"customer": "ada", "amount": 5}),
+        answer("took 5"),
+        agent="Cashier",
+        task="Take the money",
+    ),
+    Rule(
+        use("ship", {"order": 7}), answer("sent 7"), agent="Porter", task="Send the parcel"
+    ),
+    Rule(answer("cleared"), agent="Porter", task="Clear the desk"),
+)

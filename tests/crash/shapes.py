@@ -1,0 +1,144 @@
+"""The shapes of crew that are killed: functions that build them, found by the children by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from crewai import Agent, Crew, Process, Task
+from crewai.tools import tool
+from pydantic import BaseModel
+
+from crewai_prod import current_step
+from crewai_prod.crashtest.sessions import EFFECTS
+from tests.crews import Path, make_llm
+
+SERVER = "CRASH_TEST_SERVER"
+
+
+def act(name: str, result: str, **arguments: Any) -> str:
+    """What a tool does to the world: one line, appended at once."""
+    step = current_step()
+    line = {
+        "step": step.step_id if step else None,
+        "tool": name,
+        "arguments": arguments,
+        "result": result,
+    }
+    file = os.open(os.environ[EFFECTS], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(file, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(file)
+    return result
+
+
+@tool
+def reserve(item: str) -> str:
+    """Reserve an item."""
+    return act("reserve", f"the {item} is reserved", item=item)
+
+
+@tool
+def charge(customer: str, amount: int) -> str:
+    """Charge a customer's card."""
+    return act("charge", f"charged {amount}", customer=customer, amount=amount)
+
+
+@tool
+def mail(to: str) -> str:
+    """Write to a customer."""
+    return act("mail", f"wrote to {to}", to=to)
+
+
+@tool
+def ship(order: int) -> str:
+    """Ship an order."""
+    return act("ship", f"shipped {order}", order=order)
+
+
+class Receipt(BaseModel):
+    """What the customer gets."""
+
+    customer: str
+    amount: int
+    lines: list[str]
+
+
+def _agent(role: str, path: Path, *tools: Any, **options: Any) -> Agent:
+    return Agent(
+        role=role,
+        goal="Serve the customer",
+        backstory="You work in a shop.",
+        llm=make_llm(os.environ[SERVER], path, max_retries=0),
+        tools=list(tools),
+        **options,
+    )
+
+
+def _task(description: str, agent: Agent | None = None, **options: Any) -> Task:
+    return Task(description=description, expected_output="a sentence", agent=agent, **options)
+
+
+def _three_tasks(path: Path) -> tuple[list[Agent], list[Task]]:
+    clerk, cashier = _agent("Clerk", path, reserve), _agent("Cashier", path, charge)
+    writer = _agent("Writer", path, mail)
+    tasks = [
+        _task("Reserve the item of order {order}", clerk),
+        _task("Charge the card", cashier),
+        _task("Send the receipt", writer, output_pydantic=Receipt),
+    ]
+    return [clerk, cashier, writer], tasks
+
+
+def sequential_text() -> Crew:
+    """Three tasks, each with a tool that acts, in ReAct text."""
+    agents, tasks = _three_tasks("text")
+    return Crew(name="sequential", agents=agents, tasks=tasks)
+
+
+def sequential_native() -> Crew:
+    """Three tasks, each with a tool that acts, by native tool calls."""
+    agents, tasks = _three_tasks("native")
+    return Crew(name="sequential", agents=agents, tasks=tasks)
+
+
+def parallel_calls() -> Crew:
+    """Several native tool calls in one reply, then a second task."""
+    worker = _agent("Worker", "native", reserve, charge, mail)
+    clerk = _agent("Clerk", "native")
+    tasks = [_task("Do it all at once for order {order}", worker), _task("Sum up", clerk)]
+    return Crew(name="parallel", agents=[worker, clerk], tasks=tasks)
+
+
+def async_tasks() -> Crew:
+    """Three tasks at once, then one that joins them."""
+    agents, tasks = _three_tasks("native")
+    for task in tasks:
+        task.async_execution = True
+    last = _agent("Clerk of the day", "native")
+    joining = _task("Sum up", last, context=list(tasks))
+    return Crew(name="async", agents=[*agents, last], tasks=[*tasks, joining])
+
+
+def hierarchical() -> Crew:
+    """A manager that delegates to two workers, who act."""
+    workers = [_agent("Cashier", "native", charge), _agent("Porter", "native", ship)]
+    return Crew(
+        name="hierarchical",
+        agents=workers,
+        tasks=[_task("Serve the order {order}"), _task("Close the shop")],
+        process=Process.hierarchical,
+        manager_llm=make_llm(os.environ[SERVER], "native", max_retries=0),
+    )
+
+
+def mixed() -> Crew:
+    """For `akickoff`: a task, two at once, and one that joins them."""
+    agents, tasks = _three_tasks("native")
+    tasks[1].async_execution = True
+    tasks[2].async_execution = True
+    last = _agent("Clerk of the day", "native")
+    joining = _task("Sum up", last, context=list(tasks))
+    return Crew(name="mixed", agents=[*agents, last], tasks=[*tasks, joining])

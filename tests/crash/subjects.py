@@ -1,0 +1,79 @@
+"""The shapes as subjects of the harness, and the server that counts their requests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from crewai_prod.crashtest import Harness, Subject
+from crewai_prod.crashtest.evidence import Requests, Sent
+from tests.openai_server import ServerProcess
+
+SCRIPT = "tests.crash.scripts:SHOP"
+SERVER = "CRASH_TEST_SERVER"
+MODULES = ("tests.crash.shapes",)
+_SETTLED_WITHIN = 10.0
+_LOOK_EVERY = 0.01
+
+
+class ServerRequests:
+    """Requests as the server of one trial at a time counted them."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+
+    def begin(self, folder: Path) -> Mapping[str, str]:
+        """See `Requests.begin`."""
+        self.sent()
+        self._server.reset()
+        return {SERVER: self._server.url}
+
+    def sent(self) -> list[Sent]:
+        """See `Requests.sent`. A request that a killed client left behind ends by itself."""
+        pause = threading.Event()
+        for _ in range(int(_SETTLED_WITHIN / _LOOK_EVERY)):
+            records = self._server.requests
+            if all(record.finished_at is not None for record in records):
+                break
+            pause.wait(_LOOK_EVERY)
+        return [
+            Sent(
+                record.digest,
+                answered=record.completed,
+                tokens=int((record.usage or {}).get("total_tokens", 0)),
+            )
+            for record in records
+        ]
+
+
+def _shape(function: str, name: str, **options: object) -> Subject:
+    target = f"tests.crash.shapes:{function}"
+    return Subject(name=name, target=target, inputs={"order": 7}, **options)  # type: ignore[arg-type]
+
+
+SUBJECTS: Mapping[str, Subject] = {
+    subject.name: subject
+    for subject in (
+        _shape("sequential_text", "sequential-text"),
+        _shape("sequential_native", "sequential-native"),
+        _shape("parallel_calls", "parallel-calls", tools_at_once=3),
+        _shape("async_tasks", "async-tasks", concurrency=3, tools_at_once=3),
+        _shape("hierarchical", "hierarchical"),
+        _shape("sequential_native", "akickoff", how="akickoff"),
+        _shape("mixed", "akickoff-mixed", how="akickoff", concurrency=2, tools_at_once=2),
+    )
+}
+"""The shapes, by name."""
+
+
+@contextmanager
+def harness_over(
+    script: str = SCRIPT, *, workers: int = 2, modules: Sequence[str] = MODULES, **options: object
+) -> Iterator[Harness]:
+    """A harness whose requests are counted by servers, one for each worker."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(ServerProcess(script)) for _ in range(workers)]
+        requests: list[Requests] = [ServerRequests(server) for server in servers]
+        yield stack.enter_context(Harness(requests, modules=modules, **options))  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Hardened crews on CrewAI's OpenAI provider against the wire-level server."""

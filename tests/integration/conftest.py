@@ -1,0 +1,33 @@
+"""The server and effects that the integration tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.parts import SCRIPT, Effects
+from tests.openai_server import Server
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Server]:
+    """One server for the module."""
+    with Server(SCRIPT) as running:
+        yield running
+
+
+@pytest.fixture
+def server(shared: Server) -> Server:
+    """The module's server, its ledger empty, its faults gone."""
+    shared.reset()
+    shared.app.faults = None
+    shared.app.script = SCRIPT
+    return shared
+
+
+@pytest.fixture
+def effects(tmp_path: Path) -> Effects:
+    """An empty effects file."""
+    return Effects(tmp_path)
