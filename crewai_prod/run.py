@@ -32,7 +32,7 @@ from crewai_prod.errors import (
     ToolOutcomeUnknown,
 )
 from crewai_prod.heart import HEART
-from crewai_prod.journal import Journal
+from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
 from crewai_prod.records import (
     ApprovalRecord,
@@ -48,6 +48,7 @@ from crewai_prod.records import (
     TaskStatus,
     Usage,
 )
+from crewai_prod.redact import redact_text
 from crewai_prod.replay import History, TaskPlan
 from crewai_prod.steps import (
     Request,
@@ -471,14 +472,16 @@ class Run:
             return
         facts = {
             "type": type(error).__name__,
-            "message": codec.to_tree(codec.text_of(error)),
+            "message": codec.to_tree(redact_text(codec.text_of(error))),
             "of_last_answer": of_last_answer,
         }
         record = replace(
             self._task(position, TaskStatus.FAILED, agent), error=orjson.dumps(facts).decode()
         )
         self._write(lambda: self.journal.save_task(self.lease, record))
-        self.log.task_finished(task=record.name, position=position, agent=agent, status="failed")
+        self.log.task_finished(
+            task=record.name, position=position, agent=agent, status="failed", error=error
+        )
 
     def keep_task(self, position: int) -> TaskRecord:
         """The record of a task whose stored output is handed back."""
@@ -499,16 +502,18 @@ class Run:
         """End this session of the run and give the lease back.
 
         Raises:
-            JournalError: The end could not be recorded; the run stays resumable.
+            JournalError: The end could not be recorded; the lease is let go all the same, so that
+                resuming takes the run over at once.
         """
         HEART.leave(self.lease)
         reason = self._reason() if status is not RunStatus.FAILED else None
-        self.journal.finish_run(self.lease, status, reason=reason, result=result, error=error)
-        self.log.run_finished(status=status.value, reason=reason, usage=self._usage)
-
-    def abandon(self) -> None:
-        """Stop extending the lease when the end cannot be recorded: resuming takes the run over."""
-        HEART.leave(self.lease)
+        try:
+            self.journal.finish_run(self.lease, status, reason=reason, result=result, error=error)
+        except JournalError as failure:
+            forget_owner(self.lease.owner)
+            raise self.stop(failure) from failure.__cause__
+        self.log.run_finished(status=status.value, reason=reason, error=error, usage=self._usage)
+        self.log.close()
 
     def _reason(self) -> str | None:
         if self._stopped is None:
@@ -654,10 +659,7 @@ class Run:
         with self._lock:
             self._history.add(step)
             self._usage = self._usage + (step.usage or Usage())
-        if step.kind is StepKind.MODEL:
-            self.log.llm_call(step, task=ticket.scope.task_name)
-        else:
-            self.log.tool_call(step, task=ticket.scope.task_name)
+        self.log.step_finished(step, task=ticket.scope.task_name)
 
     def _write(self, write: Any) -> None:
         """Make a write; one that fails stops the run before its next effect."""

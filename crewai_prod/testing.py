@@ -1,7 +1,56 @@
-"""What users' tests may want: a model that needs no network."""
+"""What users' tests may want: a model that needs no network, and a session of hardened crews.
+
+As a pytest plugin (`-p crewai_prod.testing`) it adds `--harden-crews`: every crew that a test kicks off
+is hardened, with a journal in a temporary folder.
+"""
 
 from __future__ import annotations
 
-from crewai_prod._crewai.scripted import Script, ScriptedLLM
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
+
+    from crewai_prod._crewai.scripted import Script, ScriptedLLM
 
 __all__ = ["Script", "ScriptedLLM"]
+
+
+def __getattr__(name: str) -> Any:
+    """Resolve names when they are used: as a plugin this module is imported before crewai is set up."""
+    if name in __all__:
+        from crewai_prod._crewai import scripted
+
+        return getattr(scripted, name)
+    raise AttributeError(name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--harden-crews`."""
+    parser.addoption(
+        "--harden-crews",
+        action="store_true",
+        default=False,
+        help="Harden every crew that a test kicks off (crewai-prod), in a temporary journal.",
+    )
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Harden before tests are collected, so that what they import is hardened too."""
+    if session.config.getoption("--harden-crews"):
+        stack = _hardened()
+        session.config.add_cleanup(stack.close)
+
+
+def _hardened() -> ExitStack:
+    from crewai_prod._crewai.hardening import every_crew_hardened
+
+    stack = ExitStack()
+    folder = stack.enter_context(
+        tempfile.TemporaryDirectory(prefix="crewai-prod-", ignore_cleanup_errors=True)
+    )
+    stack.enter_context(every_crew_hardened(Path(folder, "journal.db")))
+    return stack

@@ -25,11 +25,13 @@ from crewai_prod.tooling import ToolOptions
 
 CREW_LLMS = ("manager_llm", "planning_llm", "function_calling_llm", "chat_llm")
 _AGENT_LLMS = ("llm", "function_calling_llm")
-_KEPT_OF_CREW = frozenset({"agents", "tasks", "manager_agent", "stream", *CREW_LLMS})
+_KEPT_OF_CREW = frozenset({"id", "agents", "tasks", "manager_agent", "stream", *CREW_LLMS})
 _KEPT_OF_AGENT = frozenset(
     {"crew", "tools", "agent_executor", "tools_handler", "planning_config", *_AGENT_LLMS}
 )
-_KEPT_OF_TASK = frozenset({"agent", "context", "tools", "_guardrail", "_guardrails", "_thread"})
+_KEPT_OF_TASK = frozenset(
+    {"id", "agent", "context", "tools", "_guardrail", "_guardrails", "_thread"}
+)
 
 
 class Workshop:
@@ -65,6 +67,16 @@ class Workshop:
             if isinstance(original.context, list):
                 put(task, context=[self._same(one) for one in original.context])
         put(crew, tasks=taken)
+
+    def give_back_clients(self) -> None:
+        """Let the user's models keep the HTTP clients that a run built: the next run shares them."""
+        for original, taken in self._taken.values():
+            if not isinstance(original, BaseLLM):
+                continue
+            private, used = original.__pydantic_private__, taken.__pydantic_private__
+            for name in ("_client", "_async_client"):
+                if private is not None and used is not None and private.get(name, 0) is None:
+                    private[name] = used.get(name)
 
     def _once(self, original: Any, make: Any) -> Any:
         if id(original) not in self._taken:

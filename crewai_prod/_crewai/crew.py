@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import orjson
 from crewai import Crew
@@ -48,6 +50,7 @@ class CrewSeam:
     held: tuple[Crew, ...] = ()
     built_with: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    running: int = 0
     last_run: str | None = None
 
 
@@ -205,6 +208,7 @@ class RunSeam:
             seen = self.run.stopped
         if isinstance(seen, CrewProdError):
             seen.outputs = tuple(t.output for t in crew.tasks if t.output is not None)
+            seen.resume = seen.resume or f"kickoff(run_id={self.run.run_id!r})"
             facts = seen.facts()
         else:
             facts = describe(seen)
@@ -216,13 +220,13 @@ class RunSeam:
 
     def _record_end(self, error: BaseException, facts: str) -> None:
         """A run whose end cannot be recorded stays `running` without an owner: it can be resumed."""
-        try:
+        with suppress(JournalError):
             self.run.end(status_of(error), error=facts)
-        except JournalError:
-            self.run.abandon()
 
     def _show(self, crew: Any) -> None:
+        self.workshop.give_back_clients()
         with self.seam.lock:
+            self.seam.running -= 1
             for held in (self.facade, *self.seam.held):
                 give_back_crew(crew, held)
 
@@ -329,6 +333,12 @@ def _working(
     )
     crew = take_over(_source(facade, seam), RunCrew, working)
     workshop.fill(crew)
+    with seam.lock:
+        seam.running += 1
+        if seam.running > 1:
+            # CrewAI keeps input files and stream positions by these ids: runs side by side need own ones.
+            for one in (crew, *crew.tasks):
+                put(one, id=uuid4())
     return crew
 
 

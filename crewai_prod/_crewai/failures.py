@@ -14,6 +14,7 @@ from typing import Any
 
 from crewai_prod import codec
 from crewai_prod.errors import ModelError
+from crewai_prod.redact import redact_text
 
 _ROOTS = {
     "openai": "OpenAIError",
@@ -35,11 +36,13 @@ def describe(error: BaseException) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "type": type(error).__name__,
         "module": type(error).__module__,
-        "message": codec.to_tree(codec.text_of(error)),
+        "message": codec.to_tree(redact_text(codec.text_of(error))),
     }
     kept = {name: getattr(error, name, None) for name in _KEPT}
     facts["facts"] = {
-        name: value for name, value in kept.items() if isinstance(value, (str, int, bool))
+        name: redact_text(value) if isinstance(value, str) else value
+        for name, value in kept.items()
+        if isinstance(value, (str, int, bool))
     }
     return facts
 

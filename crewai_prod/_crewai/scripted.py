@@ -49,18 +49,14 @@ class ScriptedLLM(BaseLLM):
         if self.delay:
             time.sleep(self.delay)
         talk = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        answer = self._script(talk, tools or [])
-        said = sum(len(str(message.get("content") or "")) for message in talk)
-        self._track_token_usage_internal(
-            {
-                "prompt_tokens": said // 4 + 1,
-                "completion_tokens": len(str(answer)) // 4 + 1,
-                "total_tokens": said // 4 + len(str(answer)) // 4 + 2,
-            }
-        )
+        answer = self._say(talk, tools or [], response_model)
+        self._track_token_usage_internal(usage_of(talk, answer))
         if response_model is not None and isinstance(answer, str):
             return response_model.model_validate_json(answer)
         return answer
+
+    def _say(self, messages: Any, tools: Any, response_model: Any) -> Any:
+        return self._script(messages, tools)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """As `call`; the delay does not block the event loop."""
@@ -77,3 +73,14 @@ class ScriptedLLM(BaseLLM):
     def get_context_window_size(self) -> int:
         """Large enough for any script."""
         return 1_000_000
+
+
+def usage_of(messages: Sequence[Mapping[str, Any]], answer: Any) -> dict[str, int]:
+    """What a scripted call is said to have cost: a token for every four characters."""
+    asked = sum(len(str(message.get("content") or "")) for message in messages) // 4 + 1
+    answered = len(str(answer)) // 4 + 1
+    return {
+        "prompt_tokens": asked,
+        "completion_tokens": answered,
+        "total_tokens": asked + answered,
+    }

@@ -7,6 +7,7 @@ release knows `HookAborted`; in older ones CrewAI tries again and meets the stor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from crewai_prod.errors import CrewProdError
@@ -39,13 +40,31 @@ class StopRun(_Passing):
         self.error = error
 
 
+class FailureText(str):
+    """A tool's failure as the model reads it, where CrewAI has no `ToolFailure`."""
+
+    __slots__ = ()
+
+
 def tool_failure(message: str, *, code: str | None = None) -> Any:
     """What a tool returns instead of raising: a `ToolFailure`, or its text where there is none."""
     if ToolFailure is None:
-        return message
+        return FailureText(message)
     return ToolFailure(message=message, reason=ToolFailureReason.EXCEPTION, code=code)
 
 
 def is_tool_failure(value: Any) -> bool:
     """Whether a tool returned CrewAI's own report of a failure."""
     return ToolFailure is not None and isinstance(value, ToolFailure)
+
+
+def never_a_failure(cache_function: Callable[..., Any]) -> Callable[..., Any]:
+    """A tool's `cache_function` that keeps failures out of CrewAI's cache of results.
+
+    CrewAI never caches a `ToolFailure`; told as text, a refusal would answer the resumed run's call.
+    """
+
+    def decide(arguments: Any = None, result: Any = None) -> Any:
+        return not isinstance(result, FailureText) and cache_function(arguments, result)
+
+    return decide

@@ -24,7 +24,7 @@ from crewai.tools.base_tool import BaseTool, Tool
 from crewai_prod import codec
 from crewai_prod._crewai.failures import describe
 from crewai_prod._crewai.llm import outside_calls, scope_of
-from crewai_prod._crewai.stop import is_tool_failure, tool_failure
+from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_failure
 from crewai_prod._crewai.takeover import put, seam_of, take_over
 from crewai_prod.errors import CrewProdError
 from crewai_prod.records import StepRecord, StepStatus
@@ -71,7 +71,7 @@ class DurableTool:
         with seam.run.in_flight():
             try:
                 with call.body():
-                    result = _body_of(seam.original)(*args, **kwargs)
+                    result = body_of(seam.original)(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - a tool may raise anything; see the module
                 return call.failed(error)
             if not inspect.iscoroutine(result):
@@ -188,7 +188,9 @@ class ToolBench:
             return tool
         if id(tool) not in self._taken:
             seam = ToolSeam(self._run, tool, options_for(tool, self._options))
-            self._taken[id(tool)] = (tool, take_over(tool, DurableTool, seam))
+            taken = take_over(tool, DurableTool, seam)
+            put(taken, cache_function=never_a_failure(tool.cache_function))
+            self._taken[id(tool)] = (tool, taken)
         return self._taken[id(tool)][1]
 
 
@@ -202,7 +204,7 @@ def options_for(tool: BaseTool, declared: Mapping[str, ToolOptions]) -> ToolOpti
     return ToolOptions(effect="read") if kinds & _READING else ToolOptions()
 
 
-def _body_of(tool: BaseTool) -> Callable[..., Any]:
+def body_of(tool: BaseTool) -> Callable[..., Any]:
     """The method that does the work, on the user's own object.
 
     A class that overrides `run` itself (other than CrewAI's `Tool`) does its work there.

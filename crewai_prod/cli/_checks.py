@@ -122,8 +122,8 @@ def _attempt(name: str, attempt: Callable[[], None], place: str) -> Check:
         attempt()
     except (CrewProdError, OSError) as error:
         fix = (
-            "Mend its permissions, end the process that holds the lock, or name another journal with "
-            "--journal or CREWAI_PROD_JOURNAL."
+            "Mend its permissions, end the process that holds the lock, or name another journal "
+            "with --journal or CREWAI_PROD_JOURNAL."
         )
         text = error.message if isinstance(error, CrewProdError) else str(error)
         return Check(name, "fail", text, fix)
@@ -148,7 +148,7 @@ def _existing_journal(path: Path) -> None:
         journal.heartbeat([], lease_seconds=1.0)
 
 
-# -- what crewai wants ------------------------------------------------------------------------------
+# -- what crewai wants ----------------------------------------------------------------------------
 
 
 def _home() -> Check:

@@ -1,9 +1,10 @@
-"""Errors for people: one clear line, the way out, and an exit status that scripts can tell apart."""
+"""Errors for people: one clear line, the way out, and an exit status that scripts can use."""
 
 from __future__ import annotations
 
 import functools
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -37,7 +38,10 @@ _STATUSES: tuple[tuple[type[CrewProdError], int], ...] = (
 )
 _WAYS_OUT: tuple[tuple[type[CrewProdError], str], ...] = (
     (RunNotFound, "`crewai-prod runs` lists the runs of a journal; --journal names another one."),
-    (RunMismatch, "`crewai-prod resume RUN MODULE:CREW` takes the inputs the run was started with."),
+    (
+        RunMismatch,
+        "`crewai-prod resume RUN MODULE:CREW` takes the inputs the run was started with.",
+    ),
     (DefinitionChanged, "On the command line: --on-change rerun, or --on-change keep."),
     (RunInUse, "`crewai-prod logs RUN -f` shows what it is doing."),
     (
@@ -103,6 +107,8 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         except CrewProdError as error:
             print_error(error, as_json=as_json)
             leave(exit_status(error))
+        except KeyboardInterrupt:
+            leave(128 + signal.SIGINT)
         except BrokenPipeError:  # `crewai-prod runs | head`
             sys.stderr.close()
             leave(FAILED)

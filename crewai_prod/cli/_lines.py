@@ -45,7 +45,9 @@ def _time(line: Mapping[str, Any]) -> str:
 
 
 def _step(event: str, line: Mapping[str, Any]) -> str:
-    name = line.get(fields.TOOL_NAME) or line.get(fields.REQUEST_MODEL) or line.get(fields.STEP_NAME)
+    name = (
+        line.get(fields.TOOL_NAME) or line.get(fields.REQUEST_MODEL) or line.get(fields.STEP_NAME)
+    )
     kind = _STEPS.get(event) or ("tool" if line.get(fields.TOOL_NAME) else "model")
     return f"{kind:<5} {short(name, 40):<24}"
 

@@ -3,14 +3,60 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 
-from crewai_prod.cli import demo, doctor, execute, logs, runs, show
+_COMMANDS = {
+    "demo": "demo",
+    "run": "execute",
+    "resume": "execute",
+    "runs": "runs",
+    "show": "show",
+    "logs": "logs",
+    "doctor": "doctor",
+}
+"""Commands and the modules of this folder they are in, in the order of the help."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="crewai-prod", prog_name="crewai-prod")
+class _Commands(click.Group):
+    """Imports only the command that was asked for: a reading one takes little longer than that."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"crewai_prod.cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from importlib import metadata  # as slow as all else here together
+
+    try:
+        click.echo(f"crewai-prod {metadata.version('crewai-prod')}")
+    except metadata.PackageNotFoundError:
+        click.echo("crewai-prod, not installed: running from its source tree")
+    ctx.exit()
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Print it.",
+)
 def main() -> None:
     """Durable, metered runs of CrewAI crews.
 
@@ -22,15 +68,3 @@ def main() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-
-
-for command in (
-    demo.demo,
-    execute.run,
-    execute.resume,
-    runs.runs,
-    show.show,
-    logs.logs,
-    doctor.doctor,
-):
-    main.add_command(command)

@@ -15,6 +15,8 @@ import click
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+_GIVING = ("CREW", "WHY", "TASK / STEP", "AGENT", "NOTES", "ITEM")
+"""The columns that give way where a terminal is narrow."""
 _STYLES = {
     "completed": "green",
     "done": "green",
@@ -32,7 +34,7 @@ _STYLES = {
 
 
 def safe(text: object, *, lines: bool = False) -> str:
-    r"""The text with control characters shown as `\x1b` and the like, so that no terminal obeys them.
+    r"""The text with control characters shown as `\x1b`, so that no terminal obeys them.
 
     Args:
         text: What was stored, by whomever.
@@ -54,8 +56,10 @@ def short(text: object, width: int) -> str:
 
 
 def print_json(value: Any, *, err: bool = False, file: TextIO | None = None) -> None:
-    """One JSON value, ASCII only: no stored text can reach a terminal or break a pipe's encoding."""
-    click.echo(json.dumps(value, indent=2, default=str).replace("\x7f", "\\u007f"), err=err, file=file)
+    """One JSON value, ASCII only: no stored text reaches a terminal or breaks an encoding."""
+    click.echo(
+        json.dumps(value, indent=2, default=str).replace("\x7f", "\\u007f"), err=err, file=file
+    )
 
 
 def styled(word: str) -> str:
@@ -83,7 +87,7 @@ def _draw(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for title in head:
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title not in _GIVING)
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
     Console().print(table)

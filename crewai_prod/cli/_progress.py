@@ -42,10 +42,13 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
-        # The log is complete when kickoff returns; reading it may be a moment behind. A run that was
-        # finished before, or refused, has written nothing.
+        # The log is complete when kickoff returns; reading it may be a moment behind. A run that
+        # was finished before, or refused, has written nothing.
         if not self._ended.wait(_FIRST_LINE_SECONDS) and self._told:
             self._ended.wait(_LAST_LINES_SECONDS)
 

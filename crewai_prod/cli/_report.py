@@ -49,7 +49,8 @@ class Report:
         run = journal.run(run_id)
         steps, attempts = journal.steps(run_id), journal.attempts(run_id)
         spent: dict[str, Usage] = {}
-        for record in (*steps, *attempts):
+        records: tuple[StepRecord | AttemptRecord, ...] = (*steps, *attempts)
+        for record in records:
             if record.usage is not None:
                 spent[record.step_id] = spent.get(record.step_id, Usage()) + record.usage
         return cls(

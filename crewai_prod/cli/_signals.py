@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT during a run: it stops once its current step is safe. The second one ends at once.
+"""SIGTERM and SIGINT during a run: it stops once its step is safe; the second one ends at once.
 
 Rule: the handler itself only hands the signal to a thread; that one stops the runs. Reason: the
 handler runs between two instructions of the main thread, which may just then hold the run's lock.
@@ -47,7 +47,10 @@ class StopOnSignal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self._over.set()
         self._signals.put(None)
@@ -93,6 +96,6 @@ def ending_at_once() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            # CrewAI's telemetry may have put its own in front meanwhile; StopOnSignal goes before it.
+            # Importing crewai may have put its own in front; StopOnSignal goes before that.
             if signal.getsignal(number) is end:
                 signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """MODULE:CREW, as a person named it on the command line, made into a hardened crew.
 
-A target may be a crew, hardened or not, a function without arguments that returns one, a `@CrewBase`
-class, or an instance of one.
+A target may be a crew, hardened or not, a function without arguments that returns one, a
+`@CrewBase` class, or an instance of one.
 """
 
 from __future__ import annotations
@@ -27,14 +27,25 @@ def load_crew(target: str, *, journal: str | None = None) -> Any:
     Raises:
         UsageError: There is no such target, it is no crew, or its own code failed.
     """
-    found = _find(target)
+    crew = find_crew(target)
     from crewai_prod._crewai.crew import HardenedCrew
     from crewai_prod._crewai.harden import harden
 
-    crew = _crew_of(found, target)
     if not isinstance(crew, HardenedCrew):
-        return harden(crew, journal=journal)
+        try:
+            return harden(crew, journal=journal)
+        except ValueError as error:  # pydantic's, about a CREWAI_PROD_* variable
+            raise UsageError(f"A setting in the environment is wrong: {error}") from error
     return with_options(crew, journal=journal) if journal is not None else crew
+
+
+def find_crew(target: str) -> Any:
+    """Import the target: the crew as its author made it, hardened or not.
+
+    Raises:
+        UsageError: There is no such target, it is no crew, or its own code failed.
+    """
+    return _crew_of(_find(target), target)
 
 
 def with_options(crew: Any, **changed: Any) -> Any:
@@ -57,7 +68,7 @@ def _find(target: str) -> Any:
         sys.path.insert(0, here)
     try:
         found: Any = import_module(module_name)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything
+    except (Exception, SystemExit) as error:
         raise _failed(f"Importing {module_name!r}", error) from error
     for part in name.split("."):
         if not hasattr(found, part):
@@ -78,12 +89,12 @@ def _crew_of(found: Any, target: str) -> Any:
             found = make() if callable(make) else found
     except CrewProdError:
         raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+    except (Exception, SystemExit) as error:
         raise _failed(f"Making the crew {target!r}", error) from error
     if not isinstance(found, Crew):
         raise UsageError(
-            f"{target!r} is a {type(found).__name__}. It must be a Crew, a function without arguments "
-            "that returns one, or a @CrewBase class."
+            f"{target!r} is a {type(found).__name__}. It must be a Crew, a function without "
+            "arguments that returns one, or a @CrewBase class."
         )
     return found
 
@@ -99,5 +110,9 @@ def _place(error: BaseException) -> str:
     """Where in the user's own files an exception came from."""
     frames = traceback.extract_tb(error.__traceback__)
     here = Path.cwd()
-    own = [f for f in frames if Path(f.filename).is_relative_to(here) and "site-packages" not in f.filename]
+    own = [
+        f
+        for f in frames
+        if Path(f.filename).is_relative_to(here) and "site-packages" not in f.filename
+    ]
     return f" at {Path(own[-1].filename).relative_to(here)}:{own[-1].lineno}" if own else ""

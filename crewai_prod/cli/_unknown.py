@@ -1,4 +1,4 @@
-"""`--unknown`: what a person says about tool calls of which the journal cannot say whether they acted."""
+"""`--unknown`: what a person says about tool calls that may or may not have acted."""
 
 from __future__ import annotations
 

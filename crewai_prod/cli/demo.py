@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _KEY = "OPENAI_API_KEY"
 
 
-@click.command()
+@click.command(short_help="Watch a crew survive kill -9.")
 @click.option("--model", metavar="openai/...", help="A real model in place of the scripted one.")
 @click.option("--base-url", metavar="URL", help="Its endpoint, OpenAI-compatible.")
 @click.option("--api-key-env", metavar="NAME", help=f"Where its key stands. Default: {_KEY}.")
@@ -47,7 +47,7 @@ def demo(
     journal: str | None,
     as_json: bool,
 ) -> None:
-    """Kill a crew in the middle of its work, resume it, and check that nothing was lost or done twice."""
+    """Kill a crew in mid-task, resume it, and check that nothing was lost or done twice."""
     from crewai_prod.demo.director import perform
     from crewai_prod.demo.findings import examine
 
@@ -72,7 +72,9 @@ def _orders(
     from crewai_prod.demo.child import Orders
 
     if model is None and (base_url or api_key_env):
-        raise UsageError("--base-url and --api-key-env belong to a --model, such as openai/gpt-4o-mini.")
+        raise UsageError(
+            "--base-url and --api-key-env belong to a --model, such as openai/gpt-4o-mini."
+        )
     if api_key_env and api_key_env not in os.environ:
         raise UsageError(f"The environment variable {api_key_env} is not set.")
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:4]}"
@@ -80,7 +82,9 @@ def _orders(
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=folder is not None)
     except OSError as error:
-        raise UsageError(f"The folder {place} cannot be made: {error}. Name one with --folder.") from error
+        raise UsageError(
+            f"The folder {place} cannot be made: {error}. Name one with --folder."
+        ) from error
     return Orders(
         folder=str(place),
         journal=str(Path(journal).absolute() if journal else place / "journal.db"),
@@ -110,8 +114,8 @@ def _present(findings: Findings) -> None:
     print_table(head, [(name, *(f"{n:,}" for n in part.values())) for name, part in rows])
     usage = story.end.usage()
     click.echo(
-        f"The run cost {usage['total_tokens']:,} tokens. {replayed(story)['tokens']:,} of them were "
-        "spent before the kill and not paid again."
+        f"The run cost {usage['total_tokens']:,} tokens. {replayed(story)['tokens']:,} of them "
+        "were spent before the kill and not paid again."
     )
     click.echo()
     _title("The bank's book")

@@ -12,16 +12,21 @@ import click
 
 from crewai_prod.cli._checks import Check, surroundings
 from crewai_prod.cli._errors import FAILED, leave
-from crewai_prod.cli._execution import load, read_inputs, results_only
+from crewai_prod.cli._execution import load, results_only
 from crewai_prod.cli._options import journal_command
 from crewai_prod.cli._output import print_json, safe, styled
+from crewai_prod.cli.execute import read_inputs
 from crewai_prod.errors import CrewProdError, UsageError
 
 
-@click.command()
+@click.command(short_help="Check whether it will work here.")
 @click.argument("target", metavar="[MODULE:CREW]", required=False)
-@click.option("--crash-test", is_flag=True, help="Kill the crew at every boundary, resume, compare.")
-@click.option("-i", "--input", "pairs", multiple=True, metavar="key=value", help="For --crash-test.")
+@click.option(
+    "--crash-test", is_flag=True, help="Kill the crew at every boundary, resume, compare."
+)
+@click.option(
+    "-i", "--input", "pairs", multiple=True, metavar="key=value", help="For --crash-test."
+)
 @click.option("--points", type=click.IntRange(min=0), default=40, help="Kill points; 0: every one.")
 @click.option("--real-model", is_flag=True, help="Crash-test with the crew's own models.")
 @click.option("--real-tools", is_flag=True, help="Crash-test with the crew's own tools.")

@@ -18,7 +18,7 @@ from crewai_prod.logfile import read_log
 from crewai_prod.records import RunStatus
 
 
-@click.command()
+@click.command(short_help="Print or follow the log of a run.")
 @click.argument("run_id", metavar="RUN")
 @click.option("-f", "--follow", is_flag=True, help="Wait for more, until the run's session ends.")
 @click.option(
@@ -39,7 +39,7 @@ def logs(run_id: str, follow: bool, log: str | None, journal: str | None, as_jso
 
 
 def _lines(book: Journal, path: Path, run_id: str, *, follow: bool) -> Iterator[dict[str, Any]]:
-    """The run's lines; when following, up to the end of a session after which nobody advances it."""
+    """The run's lines; when following, up to the end of its last session."""
     for line in read_log(path, run_id, follow=follow):
         yield line
         if follow and line[fields.EVENT] == fields.RUN_FINISHED and _is_last(book, run_id, line):

@@ -11,10 +11,10 @@ from crewai_prod.cli._output import clock, iso, money, print_json, print_table, 
 from crewai_prod.cli._report import error_line, shown
 from crewai_prod.records import RunStatus, RunSummary
 
-_HEAD = ("RUN", "STATUS", "CREW", "STARTED", "MODEL CALLS", "TOOL CALLS", "TOKENS", "COST", "WHY")
+_HEAD = ("RUN", "STATUS", "CREW", "STARTED", "CALLS", "TOOLS", "TOKENS", "COST", "WHY")
 
 
-@click.command()
+@click.command(short_help="List the runs of a journal.")
 @click.option("--status", type=click.Choice([s.value for s in RunStatus]), help="Only these.")
 @click.option(
     "--limit", type=click.IntRange(min=0), default=50, show_default=True, help="0 lists all."

@@ -22,10 +22,10 @@ from crewai_prod.cli._output import (
 from crewai_prod.cli._report import Report, error_line, shown
 from crewai_prod.records import ApprovalRecord, RunStatus, StepRecord, TaskRecord
 
-_HEAD = ("TASK / STEP", "AGENT", "STATUS", "TOKENS IN", "OUT", "TIME", "")
+_HEAD = ("TASK / STEP", "AGENT", "STATUS", "IN", "OUT", "TIME", "NOTES")
 
 
-@click.command()
+@click.command(short_help="Show one run, its steps and its bill.")
 @click.argument("run_id", metavar="RUN")
 @journal_command
 def show(run_id: str, journal: str | None, as_json: bool) -> None:

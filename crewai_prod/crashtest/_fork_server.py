@@ -166,6 +166,7 @@ def main() -> None:
     requests, events = _take_over_pipes()
     for module in sys.argv[1:]:
         import_module(module)
+    import_module("crewai_prod._crewai.rehearsal").warm_up()
     gc.collect()
     gc.freeze()  # or the children's collector would touch, and so copy, every page
     ForkServer(requests, events).serve()

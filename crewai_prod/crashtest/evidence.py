@@ -92,17 +92,17 @@ class Effect:
 
 
 def read_effects(path: Path) -> list[Effect]:
-    """The effects in the order in which they happened."""
-    return [
-        Effect(
+    """The effects in the order in which they began."""
+    found: dict[Any, Effect] = {}
+    for number, line in enumerate(read_lines(path)):
+        found[line.get("call", number)] = Effect(
             step=line["step"],
             tool=line["tool"],
             arguments=json.dumps(line["arguments"], sort_keys=True),
             result=line.get("result"),
             complete=line.get("complete", True),
         )
-        for line in read_lines(path)
-    ]
+    return list(found.values())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ class ShapeReport:
         repeated_effects: Effects that happened more often than in the uninterrupted run.
         output_equal: Whether all outputs were the uninterrupted run's; None: not comparable.
         exceptions: Sessions that ended in, or printed, an exception.
-        seconds: How long it took.
+        seconds: How long its sessions took, one after the other.
         violations: Every promise that was broken, by trial.
     """
 

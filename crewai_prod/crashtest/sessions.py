@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from crewai_prod import _faults
+from crewai_prod import _faults, codec
 from crewai_prod.errors import RunPaused
 from crewai_prod.tooling import Outcome
 
@@ -97,7 +97,7 @@ def run_session(session: Session, tell: Callable[[str], None]) -> int:
     """
     os.environ.update(session.env)
     try:
-        crew = _prepare(session)
+        crew, notes = _prepare(session)
         _arm(session)
         tell("kickoff")
         output = _kickoff(crew, session)
@@ -105,7 +105,7 @@ def run_session(session: Session, tell: Callable[[str], None]) -> int:
         return _leave(session, PAUSED, step=error.step_id, error=_told(error))
     except BaseException as error:  # noqa: BLE001 - whatever it is, the harness must hear of it
         return _leave(session, FAILED, error=_told(error))
-    return _leave(session, DONE, result=describe(output))
+    return _leave(session, DONE, result=describe(output), notes=notes)
 
 
 def describe(output: Any) -> Any:
@@ -116,23 +116,31 @@ def describe(output: Any) -> Any:
     return json.loads(json.dumps(values, default=repr))
 
 
-def _prepare(session: Session) -> Any:
-    from crewai_prod._crewai.rehearsal import load_crew, rehearse
+def _prepare(session: Session) -> tuple[Any, list[str]]:
+    """The crew to be run, and what was left out of it."""
+    from crewai_prod._crewai.rehearsal import Rehearsal
+    from crewai_prod.cli._target import find_crew
 
-    crew = load_crew(session.target, bare_environment=not session.stand_in_model)
+    if session.stand_in_model:  # without a key CrewAI builds no agent, and it will not be used
+        os.environ.setdefault("OPENAI_API_KEY", "sk-crash-test")
+    crew = find_crew(session.target)
     if session.bare:
-        return crew
-    return rehearse(
-        crew,
+        return crew, []
+    rehearsal = Rehearsal(
         journal=session.journal,
         durability=session.durability,
-        unknown={step: Outcome(**said) for step, said in session.answers.items()},
+        unknown={step: _outcome(said) for step, said in session.answers.items()},
         lease_seconds=session.lease_seconds,
         stand_in_model=session.stand_in_model,
         stand_in_tools=session.stand_in_tools,
         requests=Path(os.environ[REQUESTS]) if session.record else None,
         effects=Path(os.environ[EFFECTS]) if session.record else None,
     )
+    return rehearsal.prepare(crew), rehearsal.notes
+
+
+def _outcome(said: Mapping[str, Any]) -> Outcome:
+    return Outcome(said["kind"], codec.from_tree(said.get("result")))
 
 
 def _arm(session: Session) -> None:

@@ -72,6 +72,7 @@ class TrialSeen:
     label: str
     sessions: tuple[SessionSeen, ...]
     result: Any
+    notes: tuple[str, ...]
     effects: tuple[Effect, ...]
     folder: Path
 
@@ -114,6 +115,7 @@ class Trial:
     _seen: list[SessionSeen] = field(default_factory=list)
     _asked: str | None = None
     _result: Any = None
+    _notes: tuple[str, ...] = ()
 
     def run(self, plan: Plan | None) -> TrialSeen:
         """Go through the sessions until one of them is done, fails, or none gets anywhere."""
@@ -133,6 +135,7 @@ class Trial:
             label=plan.label if plan else "not killed",
             sessions=tuple(self._seen),
             result=self._result,
+            notes=self._notes,
             effects=tuple(read_effects(self._effects_file)),
             folder=self.folder,
         )
@@ -153,7 +156,7 @@ class Trial:
         end, status, seconds = self._process(session, kill)
         said = _said(session)
         if end == "done":
-            self._result = said.get("result")
+            self._result, self._notes = said.get("result"), tuple(said.get("notes", ()))
         self._asked = said.get("step") if end == "paused" else None
         return SessionSeen(
             end=end,
@@ -207,10 +210,15 @@ def _kill_after(child: Child, seconds: float) -> None:
 
 
 def truth(step: str, effects: Iterable[Effect]) -> dict[str, Any]:
-    """Whether a step acted, and with what result, as the outside world knows it."""
+    """Whether a step acted, and with what result, as the outside world knows it.
+
+    Of a tool that began and did not end nobody can tell; the safe answer is that it failed.
+    """
     acted = [effect for effect in effects if effect.step == step]
     if not acted:
         return {"kind": "not_done"}
+    if not acted[-1].complete:
+        return {"kind": "failed"}
     return {"kind": "done", "result": acted[-1].result}
 
 

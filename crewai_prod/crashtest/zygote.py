@@ -18,7 +18,6 @@ from typing import IO, Any, Self
 from crewai_prod.crashtest.sessions import Session
 from crewai_prod.errors import CrewProdError, UsageError
 
-_MODULES = ("crewai_prod._crewai.rehearsal",)
 _START_SECONDS = 120.0
 
 
@@ -77,7 +76,6 @@ class Zygote:
             sys.executable,
             "-m",
             "crewai_prod.crashtest._fork_server",
-            *_MODULES,
             *modules,
         ]
         self._env = dict(os.environ if env is None else env)

@@ -1,8 +1,8 @@
 """The process that makes the demonstration's run, or the rest of it.
 
-It imports crewai, says that it is ready, waits to be told to go, and reports on its standard output,
-one JSON object a line. Asked to, it waits before the model call that follows the first charge, so that
-whoever kills it cannot miss the middle of a task. Nothing in the crew knows about that.
+It imports crewai, says that it is ready, waits to be told to go, and reports on its standard
+output, one JSON object a line. Asked to, it waits before the model call that follows the first
+charge, so that whoever kills it cannot miss the middle of a task. The crew knows nothing of that.
 """
 
 from __future__ import annotations
@@ -103,8 +103,7 @@ def _model(orders: Orders) -> Any:
     key = os.environ.get(orders.api_key_env or "")
     if key is None and orders.base_url is not None:
         key = "none"  # a server of one's own may ask for no key; the SDK insists on one
-    known = {"base_url": orders.base_url, "api_key": key}
-    llm = LLM(model=orders.model, **{name: value for name, value in known.items() if value})
+    llm = LLM(model=orders.model, base_url=orders.base_url, api_key=key)
     if orders.path == "text":
         object.__setattr__(llm, "supports_function_calling", lambda: False)
     return llm

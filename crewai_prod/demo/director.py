@@ -1,8 +1,8 @@
-"""Starts the crew in a child process, kills it in the middle of a task, has another one resume the run.
+"""Starts the crew in a child process, kills it in mid-task, has another one resume the run.
 
-Both children are started at once, because importing crewai takes seconds; the second one does nothing
-until the first is dead. This process imports no crewai: all it knows, it reads from the journal, the
-log, the ledger and the children's words.
+Both children are started at once, because importing crewai takes seconds; the second one does
+nothing until the first is dead. This process imports no crewai: all it knows, it reads from the
+journal, the log, the ledger and the children's words.
 """
 
 from __future__ import annotations
@@ -66,22 +66,27 @@ def perform(orders: Orders, tell: Tell) -> Story:
         DemoFailed: A child failed, or the model never charged the card.
     """
     folder = Path(orders.folder)
-    with _child(replace(orders, hold=True), folder / "first.err") as first:
-        with _child(orders, folder / "second.err") as second:
-            tell("starting two processes; importing crewai takes each of them some seconds")
-            first.wait_for("ready", _READY_SECONDS)
-            tell(f"process {first.pid} runs the crew")
-            first.go()
-            first.wait_for("held", _WORK_SECONDS)
-            tell(f"process {first.pid} has charged the card and is about to ask the model again")
-            os.kill(first.pid, signal.SIGKILL)
-            status = first.process.wait()
-            at_kill = _read(orders)
-            tell(f"process {first.pid} was killed with SIGKILL")
-            second.wait_for("ready", _READY_SECONDS)
-            tell(f"process {second.pid} resumes run {orders.run_id}")
-            second.go()
-            finished = second.wait_for("finished", _WORK_SECONDS)
+    with (
+        _child(replace(orders, hold=True), folder / "first.err") as first,
+        _child(orders, folder / "second.err") as second,
+    ):
+        tell("starting two processes; importing crewai takes each of them some seconds")
+        first.wait_for("ready", _READY_SECONDS)
+        tell(f"process {first.pid} runs the crew")
+        first.go()
+        first.wait_for("held", _WORK_SECONDS)
+        tell(
+            f"process {first.pid} has charged the card; it is held before it asks the model again, "
+            "so that the kill cannot miss"
+        )
+        os.kill(first.pid, signal.SIGKILL)
+        status = first.process.wait()
+        at_kill = _read(orders)
+        tell(f"process {first.pid} was killed with SIGKILL")
+        second.wait_for("ready", _READY_SECONDS)
+        tell(f"process {second.pid} resumes run {orders.run_id}")
+        second.go()
+        finished = second.wait_for("finished", _WORK_SECONDS)
     return Story(
         orders=orders,
         exit_status=status,

@@ -1,4 +1,4 @@
-"""What the demonstration claims, each claim checked against the journal, the log and the outside world."""
+"""What the demonstration claims, each claim checked against journal, log and the world outside."""
 
 from __future__ import annotations
 
@@ -181,8 +181,8 @@ def _remarks(story: Story, charges: list[dict[str, Any]]) -> Iterator[str]:
     for (item, usd), number in items.items():
         if number > 1:
             yield (
-                f"The model itself decided {number} times to charge {item!r} with {usd} USD: each of "
-                "these decisions was carried out once."
+                f"The model itself decided {number} times to charge {item!r} with {usd} USD: each "
+                "of these decisions was carried out once."
             )
     if story.orders.model is not None and len(items) != 2:
         yield f"The order has 2 items; the model charged for {len(items)}."

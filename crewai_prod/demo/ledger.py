@@ -1,4 +1,4 @@
-"""The bank's book of charges: a file outside the journal, so that a charge made twice would show."""
+"""The bank's book of charges: a file outside the journal, where a charge made twice would show."""
 
 from __future__ import annotations
 

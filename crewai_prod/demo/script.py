@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 CONFIRMATION = (
-    "Your order A-1001 is on its way: a tide clock (receipt R1) and a brass barometer (receipt R2). "
-    "Your card was charged 120 USD in all."
+    "Your order A-1001 is on its way: a tide clock (receipt R1) and a brass barometer (receipt "
+    "R2). Your card was charged 120 USD in all."
 )
 _FOUND = re.compile(r"(tide clock|brass barometer): (\d+) USD")
 _RECEIPT = re.compile(r"receipt (R\d+) for (tide clock|brass barometer)")

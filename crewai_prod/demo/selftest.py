@@ -1,4 +1,4 @@
-"""Do the seams take hold in this installation? The order desk runs, and the journal is counted against it.
+"""Do the seams take hold in this installation? The order desk runs, and the journal is counted.
 
 Rule: what the script, the tools and the ledger saw must be what the journal holds, to the call; and
 asked for again, the finished run must be handed back without a single one. It needs no network.
@@ -38,7 +38,7 @@ def _counted(folder: Path, *, native: bool) -> list[str]:
 
     path, ledger = folder / "journal.db", Ledger(folder / "charges.jsonl")
     crew = order_desk(ScriptedLLM(script, native=native), ledger, path)
-    first = crew.kickoff(inputs=_INPUTS, run_id=_RUN)  # type: ignore[call-arg]
+    first: Any = crew.kickoff(inputs=_INPUTS, run_id=_RUN)  # type: ignore[call-arg]
     calls = len(asked)
     again = crew.kickoff(inputs=_INPUTS, run_id=_RUN)  # type: ignore[call-arg]
     journal = open_journal(path, create=False)

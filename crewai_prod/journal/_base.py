@@ -1,8 +1,8 @@
 """The journal's contract: what a store of runs must promise, whatever database it is.
 
-Rule: a write method returns only when its rows are as durable as the journal was asked to make them,
-and either all its rows are there or none. Reason: the caller hands a result to CrewAI, or lets a tool
-act, the moment the method returns. Not covered: what happens inside a tool's body.
+Rule: a write method returns only when its rows are as durable as the journal was asked to make
+them, and either all its rows are there or none. Reason: the caller hands a result to CrewAI, or
+lets a tool act, the moment the method returns. Not covered: what happens inside a tool's body.
 
 Every write checks, in its own transaction, that the lease's epoch is still the run's; if not it
 raises `StaleOwner` and writes nothing. A database error becomes a `JournalError`, never passes as

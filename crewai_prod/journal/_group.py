@@ -17,10 +17,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 from typing import Any, TypeVar
+
+from crewai_prod.errors import JournalUnavailable
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+
+
+_PENDING = object()
 
 
 class _Ticket:
@@ -30,7 +36,7 @@ class _Ticket:
 
     def __init__(self, work: Work[Any] | None) -> None:
         self.work = work
-        self.value: Any = None
+        self.value: Any = _PENDING
         self.error: BaseException | None = None
         self.leads = self.done = False
         self.wake = threading.Lock()
@@ -39,6 +45,8 @@ class _Ticket:
     def outcome(self) -> Any:
         if self.error is not None:
             raise self.error
+        if self.value is _PENDING:
+            raise JournalUnavailable("The thread that was to commit this write was interrupted.")
         return self.value
 
 
@@ -138,10 +146,10 @@ class GroupCommit:
         group = [mine]
         self._wait_for_company()
         begin = time.perf_counter()
-        with self._mutex:
-            while self._queue and self._queue[0].work is not None:
-                group.append(self._queue.popleft())
         try:
+            with self._mutex:
+                while self._queue and self._queue[0].work is not None:
+                    group.append(self._queue.popleft())
             self._commit(group)
         finally:
             self._last_end = time.perf_counter()
@@ -160,32 +168,37 @@ class GroupCommit:
             self._missing = max(0, self._last_size - 1 - len(self._queue))
             if not self._missing:
                 return
-        self._complete.acquire(timeout=limit)
-        with self._mutex:
-            self._missing = 0
-            self._complete.acquire(blocking=False)
+        try:
+            self._complete.acquire(timeout=limit)
+        finally:
+            with self._mutex:
+                self._missing = 0
+                self._complete.acquire(blocking=False)
 
     def _commit(self, group: list[_Ticket]) -> None:
         """Commit the group; a failure to begin is everybody's, any other its owner's."""
         begun = False
+        values: list[Any] = []
         try:
             connection = self._connect()
             connection.execute("BEGIN IMMEDIATE")
             begun = True
-            for ticket in group:
-                assert ticket.work is not None
-                ticket.value = ticket.work(connection)
+            values = [ticket.work(connection) for ticket in group if ticket.work is not None]
             connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - carried to the threads whose it is
             if begun:
                 self._settle(group)
             else:
                 for ticket in group:
-                    ticket.error = error
+                    ticket.error = _twin(error)
         except BaseException:  # Ctrl-C hits the leader alone; it may come right after the COMMIT
             if not begun or connection.in_transaction:
                 self._settle(group)
+            else:
+                _deliver(group, values)
             raise
+        else:
+            _deliver(group, values)
 
     def _settle(self, group: list[_Ticket]) -> None:
         """Undo the group, then run each member by itself."""
@@ -197,6 +210,18 @@ class GroupCommit:
                 ticket.value = alone(connection, ticket.work)
             except BaseException as error:  # noqa: BLE001 - carried to the thread whose it is
                 ticket.error = error
+
+
+def _twin(error: Exception) -> Exception:
+    """An equal error for each thread: they go on to note different runs in it."""
+    twin = copy(error)
+    twin.__cause__ = error.__cause__
+    return twin
+
+
+def _deliver(group: list[_Ticket], values: list[Any]) -> None:
+    for ticket, value in zip(group, values, strict=True):
+        ticket.value = value
 
 
 def alone(connection: sqlite3.Connection, work: Work[T]) -> T:

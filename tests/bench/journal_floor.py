@@ -1,7 +1,5 @@
 """What the journal costs against what SQLite itself costs, side by side in one process.
 
-    python tests/bench/journal_floor.py [--folder DIR] [--steps N]
-
 Two floors, both one prepared INSERT into a bare table without index or constraint, same pragmas, in
 a file of its own in the same folder: `row` stores the same values in the same columns, `text`
 stores as many bytes in one column. Journal and floors take turns in short blocks, because disks
@@ -10,13 +8,8 @@ change their mind about how long a sync takes; numbers are medians over all bloc
 
 from __future__ import annotations
 
-import argparse
-import os
 import sqlite3
 import statistics
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,17 +24,25 @@ from crewai_prod.records import (
     Lease,
     MessageRecord,
     NewRun,
-    RunStatus,
     StepKind,
     StepRecord,
     StepStatus,
     Usage,
 )
+from tests.bench.table import Row, amount
 
 KILOBYTE = "x" * 1000
 BLOCK = 25
 SYNCHRONOUS = {"power": "FULL", "process": "NORMAL"}
-Row = tuple[str, str, str, str]
+
+
+def measure(folder: Path, *, quick: bool) -> Iterator[Row]:
+    """All rows of this section."""
+    durabilities: tuple[Durability, ...] = ("power", "process")
+    for durability in durabilities:
+        for shape in ("tool", "model", "write tool"):
+            yield compare(folder, durability, shape, steps=50 if quick else 2000)
+    yield concurrency(folder, rounds=1 if quick else 7)
 
 
 def new_run(run_id: str) -> NewRun:
@@ -147,9 +148,15 @@ def compare(folder: Path, durability: Durability, shape: str, steps: int) -> Row
     floor.close()
     mine, wide, narrow = map(statistics.median, (ours, by_row, by_text))
     limit = {"power": 1.25, "process": 2.0}[durability] * (2 if shape == "write tool" else 1)
-    name = f"{shape} step, {durability} ({SYNCHRONOUS[durability]})"
-    detail = f"{mine:.0f} us / row {wide:.0f} / text {narrow:.0f}"
-    return name, detail, f"{mine / wide:.2f}x {mine / narrow:.2f}x", f"<= {limit}x"
+    return Row(
+        what=f"journal commit of a {shape} step against a bare `INSERT`, "
+        f"`{durability}` ({SYNCHRONOUS[durability]})",
+        value=mine / wide,
+        unit="x",
+        beside=f"{amount(mine, 'µs')} to {amount(wide, 'µs')} "
+        f"({amount(narrow, 'µs')} into one column)",
+        limit=limit,
+    )
 
 
 def stored(shape: str) -> tuple[str, tuple[object, ...]]:
@@ -217,36 +224,13 @@ def concurrency(folder: Path, threads: int = 16, rounds: int = 7) -> Row:
     assert written == rounds * (200 + threads * 150)
     journal.close()
     single, multi = statistics.median(one), statistics.median(many)
-    ratios = statistics.median(m / s for m, s in zip(many, one, strict=True))
-    detail = f"{multi:,.0f}/s / {single:,.0f}/s"
-    return f"{threads} threads against one (FULL)", detail, f"{ratios:.1f}x", ">= 8x"
-
-
-def growth(folder: Path) -> Row:
-    """Bytes of one step with 1 kB of payload, early and late in one conversation."""
-    journal = open_journal(folder / "growth.db", durability="process")
-    lease = open_lease(journal, "r")
-    sizes = {}
-    for number in range(1, 10_001):
-        step = model_step(number)[0]
-        message = MessageRecord(
-            digest=f"{number:020x}",
-            parent=f"{number - 1:020x}",
-            role="assistant",
-            body='{"role":"assistant"}',
-            content_step=step.step_id,
-        )
-        journal.finish_step(lease, step, messages=[message])
-        if number in (10, 110, 9_900, 10_000):
-            sizes[number] = file_bytes(folder / "growth.db")
-    journal.close()
-    early = (sizes[110] - sizes[10]) / 100
-    late = (sizes[10_000] - sizes[9_900]) / 100
-    return (
-        "bytes per step, 10th to 110th / last 100 of 10,000",
-        f"{early:.0f}",
-        f"{late:.0f}",
-        "<= 1500",
+    return Row(
+        what=f"{threads} threads against one on one file, `power` (FULL)",
+        value=statistics.median(m / s for m, s in zip(many, one, strict=True)),
+        unit="x",
+        beside=f"{multi:,.0f} to {single:,.0f} commits a second",
+        limit=8,
+        at_least=True,
     )
 
 
@@ -257,99 +241,3 @@ def file_bytes(path: Path) -> int:
     size: int = connection.execute("PRAGMA page_size").fetchone()[0]
     connection.close()
     return pages * size
-
-
-def resume(folder: Path, steps: int = 1000) -> Row:
-    """Opening a failed run with 1,000 steps, none of its tasks finished."""
-    journal = open_journal(folder / "resume.db", durability="process")
-    lease = open_lease(journal, "r")
-    for number in range(1, steps + 1):
-        step, messages = model_step(number)
-        journal.finish_step(lease, step, messages=messages)
-    times = []
-    for _ in range(7):
-        journal.finish_run(lease, RunStatus.FAILED)
-        times.append(timed(lambda: open_lease(journal, "r")) / 1000)
-        lease = Lease(
-            run=1, run_id="r", epoch=lease.epoch + 1, owner=journal.run("r").owner or lease.owner
-        )
-    journal.close()
-    return f"opening a run of {steps} steps", f"{statistics.median(times):.0f} ms", "", "<= 150 ms"
-
-
-def many_runs(folder: Path, runs: int = 100_000) -> Row:
-    """A new process that lists the newest 50 of 100,000 runs with 5 steps each."""
-    path = folder / "runs.db"
-    open_journal(path, durability="process").close()
-    fill(path, runs)
-    program = (
-        "from crewai_prod.journal import open_journal; "
-        f"print(len(open_journal({str(path)!r}, create=False).runs()))"
-    )
-    seconds = [timed(lambda: run_python(program)) / 1e6 for _ in range(7)]
-    return (
-        f"listing {runs:,} runs, process included",
-        f"{statistics.median(seconds):.2f} s",
-        "",
-        "< 0.5 s",
-    )
-
-
-def fill(path: Path, runs: int) -> None:
-    """Many runs, written in one transaction past the journal."""
-    connection = sqlite3.connect(path)
-    connection.executemany(
-        "INSERT INTO runs (run_id, epoch, status, kind, created_at, updated_at, inputs_digest, "
-        "versions, inputs, result) VALUES (?, 1, 'completed', 'crew', ?, ?, 'd', '{}', '{}', ?)",
-        ((f"run-{n}", n, n, KILOBYTE) for n in range(runs)),
-    )
-    connection.executemany(
-        "INSERT INTO steps (run, epoch, seq, step_id, scope, kind, name, digest, occurrence, "
-        "status, attempts, started_at, result, input_tokens, output_tokens, calls) "
-        "VALUES (?, 1, ?, ?, 's', 'model', 'm', 'd', 0, 'done', 1, 1.0, ?, 10, 10, 1)",
-        ((1 + n // 5, n % 5, f"{n:016x}", "x" * 200) for n in range(runs * 5)),
-    )
-    connection.commit()
-    connection.close()
-
-
-def run_python(program: str) -> None:
-    """Run a program in a new interpreter, as the command line would be."""
-    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
-
-
-def imports() -> list[Row]:
-    """What importing costs, above an empty interpreter."""
-    empty = statistics.median(timed(lambda: run_python("pass")) for _ in range(7))
-    rows = []
-    for name in ("crewai_prod", "crewai_prod.journal"):
-        full = statistics.median(timed(partial(run_python, f"import {name}")) for _ in range(7))
-        rows.append((f"import {name}", f"{(full - empty) / 1000:.0f} ms", "", "< 150 ms"))
-    return rows
-
-
-def main() -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="a folder on the disk to measure")
-    parser.add_argument("--steps", type=int, default=1000)
-    asked = parser.parse_args()
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
-        folder = Path(name)
-        rows: list[Row] = []
-        durabilities: tuple[Durability, ...] = ("power", "process")
-        for durability in durabilities:
-            shapes = ("tool", "model", "write tool")
-            rows.extend(compare(folder, durability, shape, asked.steps) for shape in shapes)
-        rows.append(concurrency(folder))
-        rows.append(growth(folder))
-        rows.append(resume(folder))
-        rows.append(many_runs(folder))
-        rows.extend(imports())
-    for what, found, ratio, target in [("", "journal / floor", "ratio", "target"), *rows]:
-        print(f"{what:50} {found:>30} {ratio:>12} {target:>9}")
-
-
-if __name__ == "__main__":
-    main()

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from crewai_prod.crashtest import Harness, Report, ShapeReport
+from crewai_prod.crashtest.harness import plans_for
 from tests.crash.subjects import SUBJECTS, harness_over
 
 RANDOM_KILLS = 24
@@ -39,14 +40,15 @@ def _shapes(
     for name in names:
         subject = SUBJECTS[name]
         baseline = harness.baseline(subject)
-        points = None if options.all else options.points
-        for report in (
-            harness.boundaries(subject, baseline, points),
-            harness.every_session(subject, baseline),
-            harness.at_random(subject, baseline, options.random, options.seed),
-        ):
-            print(Report(shapes=(report,)).render(), file=sys.stderr, flush=True)
-            yield report
+        plans = plans_for(
+            baseline,
+            points=None if options.all else options.points,
+            random_kills=options.random,
+            seed=options.seed,
+        )
+        reports = harness.crash(subject, baseline, plans)
+        print(Report(shapes=tuple(reports)).render(), file=sys.stderr, flush=True)
+        yield from reports
 
 
 def _options() -> argparse.Namespace:

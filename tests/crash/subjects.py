@@ -13,7 +13,7 @@ from tests.openai_server import ServerProcess
 
 SCRIPT = "tests.crash.scripts:SHOP"
 SERVER = "CRASH_TEST_SERVER"
-MODULES = ("tests.crash.shapes",)
+MODULES = ("tests.crash.shapes", "openai.resources.chat", "openai.types.beta", "openai.types.admin")
 _SETTLED_WITHIN = 10.0
 _LOOK_EVERY = 0.01
 

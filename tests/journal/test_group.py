@@ -190,6 +190,36 @@ def test_a_lock_that_stays_fails_everybody_once(path: Path) -> None:
     assert rows(path, "SELECT seq FROM steps") == [(50,)]
 
 
+def test_threads_that_fail_together_get_errors_of_their_own(path: Path) -> None:
+    """One refusal to begin is everybody's, but as an object of each: their runs differ."""
+    refusal = JournalUnavailable("no", path="p")
+    refusal.__cause__ = OSError("why")
+
+    def connect() -> sqlite3.Connection:
+        raise refusal
+
+    group = GroupCommit(connect)
+    errors: list[JournalUnavailable] = []
+
+    def call() -> None:
+        try:
+            group.run(_insert(1))
+        except JournalUnavailable as error:
+            errors.append(error)
+
+    group.enter()
+    threads = []
+    for count in (1, 2, 3):
+        threads.append(_Thread(call))
+        _until_queued(group, count)
+    group.leave()
+    for thread in threads:
+        thread.join()
+    assert len({id(error) for error in errors}) == 3
+    assert all(error.fields == {"path": "p"} and error.message == "no" for error in errors)
+    assert all(error.__cause__ is refusal.__cause__ for error in errors)
+
+
 def test_reading_does_not_wait_for_a_writer(journal: SqliteJournal, path: Path) -> None:
     """While another program holds the write lock, everything committed can be read."""
     lease = take(journal)

@@ -276,8 +276,8 @@ def test_listing_uses_indexes(journal: SqliteJournal, path: Path, statuses: int)
     values = (2**62, *["failed"] * statuses, 50)
     connection = sqlite3.connect(path)
     plan = connection.execute("EXPLAIN QUERY PLAN " + run_page(statuses), values).fetchall()
-    scans = {row[3] for row in plan if row[3].startswith("SCAN")}
-    assert {scan.split()[1] for scan in scans} <= {"page", "t", "TABLE"}, scans
+    scanned = {word for row in plan if row[3].startswith("SCAN") for word in row[3].split()}
+    assert not scanned & {"runs", "steps", "attempts", "r", "s", "a"}, plan
     connection.close()
 
 

@@ -1,0 +1,144 @@
+"""What hardening adds to CrewAI's own time: whole crews in turns, and the seams by themselves."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from crewai_prod import harden
+from crewai_prod.journal import Durability, Journal, open_journal
+from tests.bench.table import Row, amount
+from tests.bench.workloads import (
+    READS,
+    SCHEMA,
+    LookUp,
+    Talk,
+    ToolPath,
+    bare_llm,
+    conversation,
+    make_crew,
+    seams,
+)
+
+TURNS = 20
+"""Tool calls of one conversation: 2 to 42 messages, 22 on average."""
+STEPS = 2 * TURNS + 1
+_DURABILITIES: tuple[Durability, ...] = ("process", "power")
+_PATHS: tuple[ToolPath, ...] = ("native", "text")
+_BLOCK = 25
+
+
+def measure(folder: Path, *, quick: bool) -> Iterator[Row]:
+    """All rows of this section."""
+    for path in _PATHS:
+        yield from _crews(folder, path, rounds=3 if quick else 25)
+    for durability in _DURABILITIES:
+        yield from _seams(folder, durability, blocks=2 if quick else 20)
+
+
+def _crews(folder: Path, path: ToolPath, rounds: int) -> Iterator[Row]:
+    """Bare and hardened kickoffs in turns."""
+    found: dict[str, list[tuple[float, float]]] = {"bare": [], "process": [], "power": []}
+    for _ in range(rounds):
+        for kind, times in found.items():
+            times.append(_kickoff(folder, path, kind))
+    bare = found.pop("bare")
+    for kind, times in found.items():
+        yield from _compare(path, kind, times, bare)
+
+
+def _kickoff(folder: Path, path: ToolPath, kind: str) -> tuple[float, float]:
+    """Milliseconds of one step within the conversation, and of the whole kickoff."""
+    talk = Talk(TURNS, path)
+    crew: Any = make_crew(talk)
+    if kind != "bare":
+        journal = folder / f"crew-{kind}.db"
+        crew = harden(crew, journal=journal, durability=kind, tools=READS)
+    gc.collect()
+    begin = time.perf_counter()
+    crew.kickoff()
+    whole = time.perf_counter() - begin
+    assert len(talk.calls) == TURNS + 1
+    return (talk.calls[-1] - talk.calls[0]) / (2 * TURNS) * 1000, whole * 1000
+
+
+def _compare(
+    path: ToolPath, kind: str, times: list[tuple[float, float]], bare: list[tuple[float, float]]
+) -> Iterator[Row]:
+    steps = [(mine[0] - other[0], other[0]) for mine, other in zip(times, bare, strict=True)]
+    added = statistics.median(more for more, _ in steps)
+    base = statistics.median(other for _, other in steps)
+    wholes = [(mine[1] - other[1], other[1]) for mine, other in zip(times, bare, strict=True)]
+    whole = statistics.median(more for more, _ in wholes)
+    whole_base = statistics.median(other for _, other in wholes)
+    name = f"{path} path, `{kind}`"
+    limits = (0.25, 4.0) if kind == "process" else (None, None)
+    beside = f"bare CrewAI {amount(base, 'ms')} a step"
+    yield Row(
+        what=f"added per step, {name}", value=added, unit="ms", beside=beside, limit=limits[0]
+    )
+    yield Row(
+        what="... of the bare step", value=100 * added / base, unit="%", limit=limits[1]
+    )
+    yield Row(
+        what=f"... of a whole kickoff of {STEPS} steps",
+        value=100 * whole / whole_base,
+        unit="%",
+        beside=f"{amount(whole, 'ms')} on {amount(whole_base, 'ms')}",
+    )
+
+
+class _Timed:
+    """A journal that adds up what its step writes take."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.spent = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._journal, name)
+
+    def finish_step(self, *args: Any, **kwargs: Any) -> None:
+        begin = time.perf_counter()
+        self._journal.finish_step(*args, **kwargs)
+        self.spent += time.perf_counter() - begin
+
+
+def _seams(folder: Path, durability: Durability, blocks: int) -> Iterator[Row]:
+    """One model call with 20 messages and one tool call, bare and through the seams, in turns."""
+    journal: Any = _Timed(open_journal(folder / f"seam-{durability}.db", durability=durability))
+    marks = (f"turn {number} " for number in count())
+    spent: dict[str, list[float]] = {"model": [], "tool": []}
+    inner: dict[str, list[float]] = {"model": [], "tool": []}
+    for block in range(blocks):
+        with seams(journal, f"r{block}") as (llm, tool):
+            for _ in range(_BLOCK):
+                talk, topic = conversation(20, next(marks)), next(marks)
+                for kind, mine, bare in (
+                    ("model", lambda: llm.call(talk, [SCHEMA]), lambda: _LLM.call(talk, [SCHEMA])),
+                    ("tool", lambda: tool.run(topic=topic), lambda: _TOOL.run(topic=topic)),
+                ):
+                    journal.spent = 0.0
+                    spent[kind].append(_ms(mine) - _ms(bare))
+                    inner[kind].append(journal.spent * 1000)
+    journal.close()
+    process = durability == "process"
+    for kind, name in (("model", "model call, 20 messages"), ("tool", "tool call")):
+        added, own = statistics.median(spent[kind]), statistics.median(inner[kind])
+        what = f"the seam alone: {name}, `{durability}`"
+        yield Row(what=what, value=added, unit="ms", limit=0.25 if process else None)
+        yield Row(what="... journal part", value=own, unit="ms", limit=0.12 if process else None)
+
+
+_LLM, _TOOL = bare_llm(), LookUp()
+
+
+def _ms(work: Any) -> float:
+    begin = time.perf_counter()
+    work()
+    return (time.perf_counter() - begin) * 1000

@@ -1,0 +1,196 @@
+"""A journal that cannot be written stops the run before its next effect, on every path."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crewai import Agent, Crew, Task
+from crewai.tools import tool
+
+from crewai_prod import harden, open_journal
+from crewai_prod.errors import (
+    Corrupt,
+    JournalError,
+    JournalUnavailable,
+    RunInUse,
+    SchemaTooNew,
+    StaleOwner,
+)
+from crewai_prod.records import RunStatus
+from crewai_prod.testing import ScriptedLLM
+from tests.integration.parts import MODES, PATHS, Effects, Mode, go, make_crew
+from tests.openai_server import Server
+
+WHO = {"who": "ann"}
+WRITES = ("start_step", "finish_step", "save_task", "finish_run")
+
+
+class Flaky:
+    """A journal whose n-th write fails, as a full disk makes it fail."""
+
+    def __init__(self, path: Path, fail_at: int) -> None:
+        self._journal = open_journal(path)
+        self._left = fail_at
+        self.effects_when_failed: list[str] | None = None
+        self.effects: Effects | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._journal, name)
+        if name not in WRITES:
+            return attribute
+
+        def write(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left < 0:
+                if self.effects is not None and self.effects_when_failed is None:
+                    self.effects_when_failed = self.effects.lines
+                raise JournalUnavailable("database or disk is full")
+            return attribute(*args, **kwargs)
+
+        return write
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("path", PATHS)
+def test_failed_write_stops_the_run_before_the_next_effect(
+    server: Server, effects: Effects, tmp_path: Path, path: str, mode: Mode
+) -> None:
+    """Whichever write fails: nothing acts after it, the error is what the caller sees, it resumes."""
+    for number in range(0, 19, 3):
+        journal = tmp_path / f"{number}.db"
+        mine = Effects(tmp_path)
+        mine.path.unlink(missing_ok=True)
+        server.reset()
+        flaky: Any = Flaky(journal, number)
+        flaky.effects = mine
+        with pytest.raises(JournalUnavailable, match="disk is full"):
+            go(harden(make_crew(server, mine, path), journal=flaky), mode, inputs=WHO, run_id="a")
+        assert mine.lines == flaky.effects_when_failed
+        assert open_journal(journal).run("a").status is not RunStatus.COMPLETED
+        # A tool whose outcome could not be written may or may not have acted: here, a person says run it.
+        crew = harden(make_crew(server, mine, path), journal=journal, unknown="rerun")
+        assert go(crew, mode, inputs=WHO, run_id="a").raw == "sent to ann"
+
+
+def test_journal_that_cannot_be_opened(
+    server: Server, effects: Effects, tmp_path: Path
+) -> None:
+    """Corrupt, too new, or in an impossible place: the documented error before any request."""
+    corrupt = tmp_path / "corrupt.db"
+    corrupt.write_bytes(b"no database at all, but long enough to be looked at" * 20)
+    blocked = tmp_path / "file" / "j.db"
+    (tmp_path / "file").write_text("a file, not a folder")
+    newer = tmp_path / "newer.db"
+    open_journal(newer).close()
+    import sqlite3
+
+    with sqlite3.connect(newer) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    for place, kind in ((corrupt, Corrupt), (blocked, JournalUnavailable), (newer, SchemaTooNew)):
+        with pytest.raises(kind) as caught:
+            harden(make_crew(server, effects), journal=place).kickoff(inputs=WHO)
+        assert isinstance(caught.value, JournalError)
+        assert place.name in str(caught.value) or "file" in str(caught.value)
+    assert server.requests == []
+    assert effects.lines == []
+
+
+def test_run_in_use_is_refused(server: Server, effects: Effects, tmp_path: Path) -> None:
+    """Two kickoffs of one run id in one process: the second is told who has it."""
+    journal = tmp_path / "j.db"
+    outcome: list[BaseException] = []
+
+    def ask_again(inputs: Any) -> Any:
+        second = harden(make_crew(server, effects), journal=journal)
+        try:
+            second.kickoff(inputs=WHO, run_id="a")
+        except RunInUse as error:
+            outcome.append(error)
+        return inputs
+
+    crew = make_crew(server, effects)
+    crew.before_kickoff_callbacks.append(ask_again)
+    harden(crew, journal=journal).kickoff(inputs=WHO, run_id="a")
+    assert len(outcome) == 1
+    assert "a" in str(outcome[0])
+
+
+def test_stale_owner_cannot_go_on(server: Server, effects: Effects, tmp_path: Path) -> None:
+    """A run that somebody else has taken over is refused at its next write and acts no more."""
+    journal = tmp_path / "j.db"
+    crew = make_crew(server, effects)
+
+    def steal(output: Any) -> None:
+        import sqlite3
+
+        with sqlite3.connect(journal) as connection:
+            connection.execute("UPDATE runs SET epoch = epoch + 1")
+
+    crew.tasks[0].callback = steal
+    with pytest.raises(StaleOwner):
+        harden(crew, journal=journal).kickoff(inputs=WHO, run_id="a")
+    assert effects.lines == ["look_up tides"]
+
+
+class Slow:
+    """A journal on a slow disk."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._journal = open_journal(path)
+        self._seconds = seconds
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._journal, name)
+        if name not in (*WRITES, "open_run"):
+            return attribute
+
+        def write(*args: Any, **kwargs: Any) -> Any:
+            time.sleep(self._seconds)
+            return attribute(*args, **kwargs)
+
+        return write
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_slow_disk_does_not_stall_the_event_loop(tmp_path: Path, native: bool) -> None:
+    """Under `akickoff` every commit is made off the loop: a ticker beside it keeps ticking."""
+
+    @tool
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    def script(messages: Any, tools: Any) -> Any:
+        if any("seen" in str(message.get("content")) for message in messages):
+            return "done" if native else "Final Answer: done"
+        if native:
+            return [{"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
+        return "Thought: look\nAction: look\nAction Input: {}"
+
+    agent = Agent(
+        role="A", goal="g", backstory="b", llm=ScriptedLLM(script, native=native), tools=[look]
+    )
+    bare = Crew(agents=[agent], tasks=[Task(description="d", expected_output="o", agent=agent)])
+    slow: Any = Slow(tmp_path / "j.db", 0.5)
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.01)
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    async def both() -> Any:
+        ticker = asyncio.create_task(tick())
+        result = await harden(bare, journal=slow).akickoff(run_id="a")
+        ticker.cancel()
+        return result
+
+    assert asyncio.run(both()).raw == "done"
+    assert max(gaps) < 0.5

@@ -1,0 +1,177 @@
+"""What is recorded decides what is done: identity, history and changed definitions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
+from crewai_prod.replay import History, TaskDefinition, Verdict, changes, plan_tasks
+from crewai_prod.steps import Scope, digest, path_part, read_request, related, step_id
+
+TALK = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text()}),
+    min_size=1,
+    max_size=6,
+)
+
+
+def step(seq: int, scope: str = "tasks/0/A", **fields: Any) -> StepRecord:
+    """A recorded model call."""
+    defaults = {
+        "step_id": f"s{seq}",
+        "kind": StepKind.MODEL,
+        "name": "m",
+        "digest": f"d{seq}",
+        "occurrence": 0,
+        "status": StepStatus.DONE,
+        "params": "p",
+        "started_at": 0.0,
+    }
+    return StepRecord(seq=seq, scope=scope, **{**defaults, **fields})
+
+
+def request(talk: Any, params: Any = None, known: Any = frozenset()) -> Any:
+    """A conversation as a request."""
+    return read_request(talk, params or {"model": "m"}, known=known, contents={})
+
+
+@given(TALK, TALK)
+def test_requests_of_the_same_meaning_are_the_same(one: Any, other: Any) -> None:
+    """A digest is a function of the conversation, and tells different ones apart."""
+    assert (request(one).digest == request(other).digest) == (one == other)
+    assert request(one, {"model": "x"}).digest != request(one).digest
+
+
+@given(TALK)
+def test_a_growing_conversation_stores_only_what_is_new(talk: Any) -> None:
+    """Of a conversation that was stored, one more message is all there is to store."""
+    known = {message.digest for message in request(talk).messages}
+    grown = [*talk, {"role": "user", "content": "one more"}]
+    assert len(request(grown, known=known).messages) == 1
+    assert request(talk, known=known).messages == ()
+
+
+def test_made_up_ids_of_tool_calls_do_not_matter() -> None:
+    """Some providers make up ids per process."""
+
+    def talk(made_up: str) -> list[dict[str, Any]]:
+        call = {"id": made_up, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        return [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": made_up, "content": "x"},
+        ]
+
+    assert request(talk("a")).digest == request(talk("b")).digest
+
+
+def test_repeated_content_is_stored_once() -> None:
+    """A message that repeats a step's result word for word points at the step."""
+    long = "x" * 100
+    got = read_request(
+        [{"role": "tool", "content": long}], {}, known=frozenset(), contents={long: "s1"}
+    )
+    message = got.messages[-1]
+    assert message.content_step == "s1"
+    assert long not in message.body
+
+
+@given(st.text(), st.text())
+def test_scope_parts_never_break_the_path(role: str, other: str) -> None:
+    """Whatever an agent is called, its scope is one part of a path."""
+    assert "/" not in path_part(role)
+    scope = Scope(path="tasks/0").of_agent(role)
+    assert scope.path.count("/") == 2
+    assert related(scope.path, "tasks/0")
+    assert step_id(scope.path, "model", other, 0) != step_id(scope.path, "model", other, 1)
+
+
+def test_digest_tells_parts_from_their_sum() -> None:
+    """`ab` + `c` is not `a` + `bc`."""
+    assert digest(b"ab", b"c") != digest(b"a", b"bc")
+
+
+def test_history_is_followed_in_order_and_only_alike() -> None:
+    """A drifted call gets the next unmet answer of its scope, if model and tools are the same."""
+    history = History([step(1), step(2), step(3, scope="tasks/1/A")])
+    assert history.take("s1") is not None
+    followed = history.follow("tasks/0/A", "p")
+    assert followed is not None
+    assert followed.step_id == "s2"
+    assert history.follow("tasks/0/A", "p") is None
+    assert history.follow("tasks/1/A", "other") is None
+
+
+def test_what_this_session_did_is_not_followed_unless_rewound() -> None:
+    """A guardrail's retry must not be given the answer it rejected; an error's retry is."""
+    history = History([])
+    history.add(step(1))
+    assert history.follow("tasks/0/A", "p") is None
+    history.rewind("tasks/0/A")
+    assert history.follow("tasks/0/A", "p") is not None
+
+
+def test_went_on() -> None:
+    """A failure was survived if something happened after it in or around its scope."""
+    failed = step(1, status=StepStatus.FAILED)
+    assert not History([failed]).went_on(failed)
+    assert not History([failed, step(2, scope="tasks/1/A")]).went_on(failed)
+    assert History([failed, step(2, scope="tasks/0")]).went_on(failed)
+    assert History([failed, step(2, scope="tasks/0/A/tool~1/B")]).went_on(failed)
+
+
+def test_distrust_touches_the_last_answer_alone() -> None:
+    """A task that could do nothing with an answer asks for that one anew."""
+    history = History([step(1), step(2)])
+    history.distrust("tasks/0")
+    assert [history.failed(one) for one in ("s1", "s2")] == [False, True]
+    with_tool = History([step(1), step(2, kind=StepKind.TOOL)])
+    with_tool.distrust("tasks/0")
+    assert not with_tool.failed("s2")
+
+
+def definition(position: int, **parts: str) -> TaskDefinition:
+    """A task as it is now."""
+    text = json.dumps(parts, sort_keys=True)
+    return TaskDefinition(position=position, name=f"t{position}", fingerprint=text, parts=parts)
+
+
+def record(position: int, status: TaskStatus = TaskStatus.DONE, **parts: str) -> TaskRecord:
+    """A task as it was."""
+    now = definition(position, **parts)
+    return TaskRecord(
+        position=position,
+        name=now.name,
+        agent="A",
+        fingerprint=now.fingerprint,
+        parts=json.dumps(parts),
+        status=status,
+        started_at=0.0,
+    )
+
+
+def test_plans() -> None:
+    """Finished and unchanged: kept. Changed: as asked. Unfinished: walked."""
+    now = [definition(0, d="1"), definition(1, d="2"), definition(2, d="3")]
+    then = [record(0, d="1"), record(1, d="old")]
+    verdicts = {
+        choice: [plan.verdict for plan in plan_tasks(now, then, choice)]  # type: ignore[arg-type]
+        for choice in ("keep", "rerun")
+    }
+    assert verdicts["keep"] == [Verdict.KEEP, Verdict.KEEP, Verdict.EXECUTE]
+    assert verdicts["rerun"] == [Verdict.KEEP, Verdict.AGAIN, Verdict.EXECUTE]
+    assert plan_tasks(now, then, "rerun")[1].generation == 1
+    running = plan_tasks(now, [record(0, TaskStatus.RUNNING, d="old")], "keep")[0]
+    assert (running.verdict, running.follow) == (Verdict.EXECUTE, False)
+
+
+def test_changes_name_the_parts() -> None:
+    """A refusal can say which task differs in what, and which is gone."""
+    found = changes([definition(0, d="1", e="2")], [record(0, d="1", e="x"), record(1, d="1")])
+    assert [(change.task, change.parts) for change in found] == [
+        ("t0", ("e",)),
+        ("t1", ("removed",)),
+    ]
