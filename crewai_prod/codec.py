@@ -67,6 +67,9 @@ def to_tree(value: Any, depth: int = MAX_DEPTH) -> Any:
         return value if math.isfinite(value) else _tag("float", repr(value))
     if depth <= 0:
         return _object(value, None)
+    if kind is Recorded:
+        data = to_tree(value.data, depth - 1)
+        return _tag("object", {"type": value.type_name, "text": str(value), "data": data})
     if kind is list:
         return [to_tree(item, depth - 1) for item in value]
     if kind is dict:
@@ -198,6 +201,11 @@ def meaning(value: Any) -> bytes:
         return orjson.dumps(value, default=_meaning_of, option=_CANONICAL)
     except (TypeError, ValueError, RecursionError):
         return orjson.dumps(_readable(to_tree(value)), option=_CANONICAL)
+
+
+def stored_meaning(value: Any) -> bytes:
+    """As `meaning`, of the form in which a value is stored: equal before and after the journal."""
+    return orjson.dumps(_readable(to_tree(value)), option=_CANONICAL)
 
 
 _CANONICAL = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS

@@ -41,6 +41,11 @@ class Heart:
             self._runs[_key(run.lease)] = (run, lease_seconds)
         self._wake.set()
 
+    def runs(self) -> list[Run]:
+        """The runs that this process is advancing now."""
+        with self._lock:
+            return [run for run, _ in self._runs.values()] if self._pid == os.getpid() else []
+
     def leave(self, lease: Lease) -> None:
         """Stop extending a lease."""
         with self._lock:

@@ -6,7 +6,7 @@ the user's classes. Times are seconds since the epoch, durations are millisecond
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -82,7 +82,12 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         """Field by field."""
         return Usage(
-            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)}
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            calls=self.calls + other.calls,
         )
 
 

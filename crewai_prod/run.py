@@ -51,8 +51,10 @@ from crewai_prod.records import (
 from crewai_prod.redact import redact_text
 from crewai_prod.replay import History, TaskPlan
 from crewai_prod.steps import (
+    NOTHING_SAID,
     Request,
     Scope,
+    Talk,
     digest,
     idempotency_key,
     lies_in,
@@ -150,6 +152,7 @@ class Run:
         self._seq = 0
         self._messages: set[str] = set()
         self._contents: dict[str, str] = {}
+        self._talks: dict[str, Talk] = {}
         self._started: dict[int, float] = {}
         self._stopped: CrewProdError | None = None
         self._usage = Usage()
@@ -275,8 +278,15 @@ class Run:
             CrewProdError: The run was stopped.
         """
         self.check()
-        request = read_request(messages, params, known=self._messages, contents=self._contents)
+        request = read_request(
+            messages,
+            params,
+            known=self._messages,
+            contents=self._contents,
+            before=self._talks.get(scope.path, NOTHING_SAID),
+        )
         with self._lock:
+            self._talks[scope.path] = request.talk
             ticket = self._ticket(scope, StepKind.MODEL, name, request.digest)
             ticket.request, ticket.provider = request, provider
             record = self._history.take(ticket.step_id)
@@ -453,7 +463,9 @@ class Run:
         self._write(lambda: self.journal.save_task(self.lease, record, messages=fresh))
         self._remember(fresh)
         with self._lock:
-            self._history.forget(self.scope_of_task(position).path)
+            path = self.scope_of_task(position).path
+            self._history.forget(path)
+            self._talks = {at: talk for at, talk in self._talks.items() if not lies_in(at, path)}
         self.log.task_finished(task=record.name, position=position, agent=agent, status="done")
 
     def fail_task(
@@ -580,6 +592,7 @@ class Run:
         if options.idempotent:
             return
         outcome = self._known_outcome(ticket, arguments, options)
+        self._close_question(ticket.step_id, outcome)
         if outcome.kind == "not_done":
             return
         if outcome.kind == "unknown":
@@ -611,6 +624,18 @@ class Run:
         return {"rerun": Outcome.not_done(), "fail": Outcome.failed()}.get(
             policy, Outcome.unknown()
         )
+
+    def _close_question(self, step: str, outcome: Outcome) -> None:
+        """A question that is settled need not be answered any more."""
+        decisions = {"done": "done", "not_done": "rerun", "failed": "fail"}
+        if outcome.kind not in decisions:
+            return
+        said: dict[str, Any] = {"decision": decisions[outcome.kind]}
+        if outcome.kind == "done":
+            said["result"] = codec.to_tree(outcome.result)
+        for approval in self.journal.approvals(self.run_id, status="open"):
+            if approval.step_id == step:
+                self.journal.answer(approval.id, orjson.dumps(said).decode())
 
     def _answered(self, step: str) -> Outcome | None:
         """What a person said about this step since the run was paused on it."""
@@ -658,7 +683,8 @@ class Run:
         self._remember(messages)
         with self._lock:
             self._history.add(step)
-            self._usage = self._usage + (step.usage or Usage())
+            if step.usage is not None:
+                self._usage += step.usage
         self.log.step_finished(step, task=ticket.scope.task_name)
 
     def _write(self, write: Any) -> None:

@@ -50,7 +50,7 @@ class RunRequest:
 
 def inputs_digest(inputs: Any) -> str:
     """What two kickoffs of one run must agree on. No inputs and empty ones are the same."""
-    return digest(codec.meaning(inputs or {}))
+    return digest(codec.stored_meaning(inputs or {}))
 
 
 def open_session(

@@ -8,9 +8,9 @@ time in one scope are interchangeable, and are treated so.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import orjson
@@ -18,16 +18,16 @@ import orjson
 from crewai_prod.codec import meaning, to_tree
 from crewai_prod.records import MessageRecord
 
-_ID_KEYS = frozenset({"tool_call_id", "cache_breakpoint"})
+_CACHING = "cache_breakpoint"
+"""CrewAI's mark on the messages it wants a provider to cache: no part of what they say."""
+_UNSAID = frozenset({"tool_call_id", _CACHING})
+_LEAVES = frozenset({str, int, float, bool, type(None)})
 
 
 def digest(*parts: bytes) -> str:
     """20 hex digits over the parts, told apart by their lengths."""
-    hasher = hashlib.blake2b(digest_size=10)
-    for part in parts:
-        hasher.update(len(part).to_bytes(8, "big"))
-        hasher.update(part)
-    return hasher.hexdigest()
+    told_apart = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    return hashlib.blake2b(told_apart, digest_size=10).hexdigest()
 
 
 def step_id(scope: str, kind: str, request: str, occurrence: int) -> str:
@@ -91,6 +91,16 @@ def related(one: str, other: str) -> bool:
     return lies_in(one, other) or lies_in(other, one)
 
 
+class Talk(NamedTuple):
+    """A conversation that was read: copies to know its messages by, and the digest of each."""
+
+    copies: list[Any]
+    digests: list[str]
+
+
+NOTHING_SAID = Talk([], [])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A model call's meaning.
@@ -100,20 +110,23 @@ class Request:
         tip: Digest of the conversation's last message, None for an empty one.
         params: Digest of the parameters alone.
         messages: The conversation's messages that the journal does not hold yet, parameters included.
+        talk: The whole conversation as it was read, to read the next one faster.
     """
 
     digest: str
     tip: str | None
     params: str
     messages: tuple[MessageRecord, ...]
+    talk: Talk
 
 
 def read_request(
-    messages: Iterable[Mapping[str, Any]],
+    messages: Sequence[Mapping[str, Any]],
     params: Mapping[str, Any],
     *,
     known: Mapping[str, Any] | set[str] | frozenset[str],
     contents: Mapping[str, str],
+    before: Talk = NOTHING_SAID,
 ) -> Request:
     """Turn a conversation and its parameters into a chain of content-addressed messages.
 
@@ -122,6 +135,7 @@ def read_request(
         params: Model, tools, response schema and sampling parameters; no secrets.
         known: Digests that the journal already holds; these are not built again.
         contents: Result text -> step id, so that a message that repeats one need not store it.
+        before: `talk` of an earlier request: how far this one begins alike is not read again.
     """
     fresh: list[MessageRecord] = []
     settings = meaning(params)
@@ -130,34 +144,83 @@ def read_request(
         fresh.append(
             MessageRecord(digest=params_digest, parent=None, role="request", body=settings.decode())
         )
-    tip: str | None = None
-    for message in messages:
-        node = digest((tip or "").encode(), meaning(_without_ids(message)))
+    talk = _read_talk(messages, before)
+    parent: str | None = None
+    for message, node in zip(messages, talk.digests, strict=True):
         if node not in known:
-            fresh.append(_message(node, tip, message, contents))
-        tip = node
+            fresh.append(_message(node, parent, message, contents))
+        parent = node
     return Request(
-        digest=digest((tip or "").encode(), params_digest.encode()),
-        tip=tip,
+        digest=digest((parent or "").encode(), params_digest.encode()),
+        tip=parent,
         params=params_digest,
         messages=tuple(fresh),
+        talk=talk,
     )
 
 
-def _without_ids(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The message without the ids of tool calls: some providers make them up per process."""
-    calls = message.get("tool_calls")
-    if not calls and "tool_call_id" not in message:
-        return message
-    plain = {key: value for key, value in message.items() if key not in _ID_KEYS}
+def _read_talk(messages: Sequence[Mapping[str, Any]], before: Talk) -> Talk:
+    """Digests of the messages, each over its own meaning and all that came before it."""
+    alike = _alike(messages, before.copies)
+    copies, digests = before.copies[:alike], before.digests[:alike]
+    tip = digests[-1] if digests else ""
+    for message in messages[alike:]:
+        tip = digest(tip.encode(), meaning(_said(message)))
+        copies.append(_copy(message))
+        digests.append(tip)
+    return Talk(copies, digests)
+
+
+def _alike(messages: Sequence[Any], copies: list[Any]) -> int:
+    """How many messages at the beginning are as they were."""
+    if copies == messages[: len(copies)]:  # nearly always, and faster than one by one
+        return len(copies)
+    pairs = zip(copies, messages, strict=False)
+    return next((n for n, (copy, message) in enumerate(pairs) if copy != message), len(messages))
+
+
+class _Unequal:
+    """Stands in a copy for an object that could change unnoticed: such a message is read anew."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_UNEQUAL = _Unequal()
+
+
+def _copy(value: Any) -> Any:
+    kind = type(value)
+    if kind in _LEAVES:
+        return value
+    if kind is dict:
+        return {key: _copy(item) for key, item in value.items()}
+    if kind is list:
+        return [_copy(item) for item in value]
+    return _UNEQUAL
+
+
+def _said(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a message says: not the ids of its tool calls, which some providers make up per process.
+
+    CrewAI keeps a message without content with None while it asks, and with "" afterwards.
+    """
+    said = {key: value for key, value in message.items() if key not in _UNSAID}
+    if said.get("content") in (None, ""):
+        said.pop("content", None)
+    calls = said.get("tool_calls")
     if isinstance(calls, list):
-        plain["tool_calls"] = [
+        said["tool_calls"] = [
             {key: value for key, value in call.items() if key != "id"}
             if isinstance(call, Mapping)
             else call
             for call in calls
         ]
-    return plain
+    return said
 
 
 def _message(
@@ -165,7 +228,8 @@ def _message(
 ) -> MessageRecord:
     content = message.get("content")
     step = contents.get(content) if isinstance(content, str) else None
-    kept = {key: value for key, value in message.items() if step is None or key != "content"}
+    left_out = {_CACHING} if step is None else {_CACHING, "content"}
+    kept = {key: value for key, value in message.items() if key not in left_out}
     return MessageRecord(
         digest=node,
         parent=parent,

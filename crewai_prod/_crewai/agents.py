@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from crewai_prod._crewai.takeover import seam_of
+from crewai_prod._crewai.takeover import Seamed, seam_of
 from crewai_prod.run import Run, current_scope
 from crewai_prod.steps import Scope, path_part
 
 
-class RunAgent:
+class RunAgent(Seamed):
     """An agent of a hardened run."""
 
     def execute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:

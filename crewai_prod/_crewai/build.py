@@ -8,12 +8,13 @@ and that would mix runs (executors, counters, retries) starts afresh.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crewai import Crew, Task
 from crewai.agents.tools_handler import ToolsHandler
 from crewai.llms.base_llm import BaseLLM
+from crewai.tools.agent_tools.agent_tools import AgentTools
 
 from crewai_prod._crewai.agents import RunAgent
 from crewai_prod._crewai.llm import take_over_llm
@@ -23,6 +24,7 @@ from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.run import Run
 from crewai_prod.tooling import ToolOptions
 
+_SHOWN = "crewai_prod_shown"
 CREW_LLMS = ("manager_llm", "planning_llm", "function_calling_llm", "chat_llm")
 _AGENT_LLMS = ("llm", "function_calling_llm")
 _KEPT_OF_CREW = frozenset({"id", "agents", "tasks", "manager_agent", "stream", *CREW_LLMS})
@@ -54,29 +56,35 @@ class Workshop:
             return None
         return self._once(agent, lambda: self._agent(agent))
 
-    def fill(self, crew: Any) -> None:
-        """Put taken-over agents, tasks and models into a copy of a crew."""
+    def fill(self, crew: Any, held: Sequence[Any] | None) -> None:
+        """Put taken-over agents, tasks and models into a copy of a crew.
+
+        Args:
+            crew: The copy.
+            held: The user's tasks, if they are to show the run while it goes on.
+        """
+        if _SHOWN in getattr(crew.manager_agent, "__dict__", {}):
+            put(crew, manager_agent=None)
         put(
             crew,
             agents=[self.agent(agent) for agent in crew.agents],
             manager_agent=self.agent(crew.manager_agent),
             **{name: self.llm(crew.__dict__.get(name)) for name in CREW_LLMS},
         )
-        taken = [self._task(position, task) for position, task in enumerate(crew.tasks)]
+        shown = held if held is not None else [None] * len(crew.tasks)
+        taken = [
+            self._task(position, task, one)
+            for position, (task, one) in enumerate(zip(crew.tasks, shown, strict=True))
+        ]
         for original, task in zip(crew.tasks, taken, strict=True):
             if isinstance(original.context, list):
                 put(task, context=[self._same(one) for one in original.context])
         put(crew, tasks=taken)
 
-    def give_back_clients(self) -> None:
-        """Let the user's models keep the HTTP clients that a run built: the next run shares them."""
-        for original, taken in self._taken.values():
-            if not isinstance(original, BaseLLM):
-                continue
-            private, used = original.__pydantic_private__, taken.__pydantic_private__
-            for name in ("_client", "_async_client"):
-                if private is not None and used is not None and private.get(name, 0) is None:
-                    private[name] = used.get(name)
+    def original(self, taken: Any) -> Any:
+        """The user's object behind a taken-over one."""
+        found = (original for original, copy in self._taken.values() if copy is taken)
+        return next(found, taken)
 
     def _once(self, original: Any, make: Any) -> Any:
         if id(original) not in self._taken:
@@ -113,9 +121,10 @@ class Workshop:
         )
         return taken
 
-    def _task(self, position: int, task: Task) -> Any:
-        seam = TaskSeam(run=self._run, bench=self._bench, position=position)
+    def _task(self, position: int, task: Task, held: Any) -> Any:
+        seam = TaskSeam(run=self._run, bench=self._bench, position=position, held=held)
         taken = self._once(task, lambda: take_over(task, RunTask, seam))
+        self._bench.tasks[position] = taken
         put(
             taken,
             agent=self.agent(task.agent),
@@ -142,6 +151,19 @@ class Workshop:
         taken = copy.copy(guardrail)
         taken.llm = self.llm(llm)
         return taken
+
+
+def show_manager(manager: Any, held: Crew, workshop: Workshop) -> None:
+    """Let a held crew show the manager CrewAI made, as after a bare kickoff.
+
+    It is marked: to the next run this crew is one whose manager is still to be made.
+    """
+    if held.manager_agent is not None:
+        return
+    llm = workshop.original(manager.llm)
+    put(manager, llm=llm, tools=AgentTools(agents=held.agents).tools(), crew=held)
+    manager.__dict__[_SHOWN] = True
+    put(held, manager_agent=manager, manager_llm=workshop.original(held.manager_llm))
 
 
 def give_back_crew(taken: Any, held: Crew) -> None:

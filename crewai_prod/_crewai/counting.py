@@ -1,7 +1,7 @@
 """Models and tools that write down, outside the process, what they were asked and what they did.
 
-For crash tests: what is counted here is counted below the seams, where a hardened crew's calls arrive.
-A line is one `write` to a file that nobody truncates, so a kill leaves whole lines.
+For crash tests: this counts below the seams, where a hardened crew's calls arrive. A line is one
+`write` to a file that nobody truncates, so a kill leaves whole lines.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from crewai.llms.base_llm import BaseLLM
 from crewai.tools.base_tool import BaseTool
+from pydantic import BaseModel
 
 from crewai_prod import codec
 from crewai_prod._crewai.scripted import ScriptedLLM, usage_of
@@ -31,7 +32,7 @@ from crewai_prod.run import current_step
 from crewai_prod.steps import digest
 
 _ADDRESS = re.compile(rb"0x[0-9a-f]{6,16}")
-"""CrewAI's planner prints objects into its prompt; where they lie in memory is not what is asked."""
+"""CrewAI's planner prints objects into its prompt; where they lie in memory means nothing."""
 
 _inside: ContextVar[bool] = ContextVar("crewai_prod_counting", default=False)
 
@@ -101,7 +102,7 @@ class _CountedLLM:
 
 def count_requests(llm: BaseLLM, file: Path) -> BaseLLM:
     """A copy of a model that writes its requests down; what hardens it later starts from this."""
-    kind = type(llm)
+    kind: Any = type(llm)
     namespace = {"__module__": kind.__module__, "__qualname__": f"Counted[{kind.__qualname__}]"}
     made: Any = type(kind)(kind.__name__, (_CountedLLM, kind), namespace)
     counted = copy.copy(llm)
@@ -152,7 +153,7 @@ def record_effects(tool: BaseTool, file: Path | None, *, acts: bool) -> BaseTool
 def stand_in_result(tool: BaseTool) -> Any:
     """What a tool that did not act returns: an instance of its result schema, or a sentence."""
     schema = getattr(tool, "result_schema", None)
-    if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
         return schema.model_validate(synthesize(schema.model_json_schema()))
     return f"{tool.name} was called by the crash test"
 

@@ -16,14 +16,14 @@ from crewai.utilities.llm_utils import create_llm
 from crewai.utilities.planning_handler import CrewPlanner
 
 from crewai_prod._crewai.agents import in_scope
-from crewai_prod._crewai.build import CREW_LLMS, Workshop, give_back_crew
+from crewai_prod._crewai.build import CREW_LLMS, Workshop, give_back_crew, show_manager
 from crewai_prod._crewai.definition import define
 from crewai_prod._crewai.failures import describe
 from crewai_prod._crewai.llm import read_metrics
 from crewai_prod._crewai.options import Options
-from crewai_prod._crewai.outputs import decode_output, decode_result, encode_result
+from crewai_prod._crewai.outputs import decode_kickoff, decode_output, encode_kickoff
 from crewai_prod._crewai.stop import StopRun
-from crewai_prod._crewai.takeover import put, seam_of, take_over
+from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
 from crewai_prod.errors import CrewProdError, JournalError, UsageError
 from crewai_prod.records import Opened, RunStatus, Usage
 from crewai_prod.run import Run, UnknownPolicy, current_step, recorded_usage, status_of
@@ -54,7 +54,7 @@ class CrewSeam:
     last_run: str | None = None
 
 
-class HardenedCrew:
+class HardenedCrew(Seamed):
     """A crew whose every kickoff is a durable run.
 
     `kickoff`, `kickoff_async` and `akickoff` take three more arguments:
@@ -137,6 +137,8 @@ class RunSeam:
     workshop: Workshop
     options: Options
     run_id: str | None
+    manager: Any = None
+    """The manager CrewAI made for this run, to be shown to those who hold the crew."""
     made: Any = None
     """The crew's output before any after-kickoff callback."""
 
@@ -178,14 +180,9 @@ class RunSeam:
 
     def _result(self, crew: Any, opened: Opened, talks: Mapping[int, Any], usage: Usage) -> Any:
         conversations = [talks.get(position, []) for position in range(len(crew.tasks))]
-        stored = orjson.loads(opened.run.result or "{}")
-        result = decode_result(
-            orjson.dumps(stored["output"]).decode(),
-            crew.tasks,
-            usage,
-            conversations,
-        )
-        if not stored["complete"]:
+        stored = opened.run.result or "{}"
+        result, complete = decode_kickoff(stored, crew.tasks, usage, conversations)
+        if not complete:
             for callback in crew.after_kickoff_callbacks:
                 result = callback(result)
         return result
@@ -194,10 +191,7 @@ class RunSeam:
         """Record the run's end; only then is its result handed over."""
         if self.run.stopped is not None:
             raise self.failed(crew, self.run.stopped)
-        stored = encode_result(result)
-        before = stored if stored is not None else encode_result(self.made)
-        text = orjson.dumps({"complete": stored is not None, "output": orjson.loads(before)})
-        self.run.end(RunStatus.COMPLETED, result=text.decode())
+        self.run.end(RunStatus.COMPLETED, result=encode_kickoff(result, self.made))
         self._show(crew)
         return result
 
@@ -224,14 +218,15 @@ class RunSeam:
             self.run.end(status_of(error), error=facts)
 
     def _show(self, crew: Any) -> None:
-        self.workshop.give_back_clients()
         with self.seam.lock:
             self.seam.running -= 1
             for held in (self.facade, *self.seam.held):
                 give_back_crew(crew, held)
+                if self.manager is not None:
+                    show_manager(self.manager, held, self.workshop)
 
 
-class RunCrew:
+class RunCrew(Seamed):
     """The copy of a crew that advances one run."""
 
     def kickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -284,6 +279,7 @@ class RunCrew:
             put(self, manager_llm=seam.workshop.llm(create_llm(self.manager_llm)))  # type: ignore[attr-defined]
         super()._create_manager_agent()  # type: ignore[misc]
         if given is None:
+            seam.manager = self.manager_agent
             manager = seam.workshop.agent(self.manager_agent)
             manager.crew = self
             put(self, manager_agent=manager)
@@ -332,13 +328,14 @@ def _working(
         run_id=run_id or _nested_run_id(),
     )
     crew = take_over(_source(facade, seam), RunCrew, working)
-    workshop.fill(crew)
     with seam.lock:
         seam.running += 1
-        if seam.running > 1:
-            # CrewAI keeps input files and stream positions by these ids: runs side by side need own ones.
-            for one in (crew, *crew.tasks):
-                put(one, id=uuid4())
+        alone = seam.running == 1
+    workshop.fill(crew, facade.tasks if alone and len(facade.tasks) == len(crew.tasks) else None)
+    if not alone:
+        # CrewAI keeps input files and stream positions by these ids: runs side by side need own ones.
+        for one in (crew, *crew.tasks):
+            put(one, id=uuid4())
     return crew
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 from crewai import Crew
 
@@ -17,21 +17,25 @@ _MARKS = ("is_task", "is_agent", "is_before_kickoff", "is_after_kickoff", "is_ki
 _MISSING: Any = object()
 
 
+@overload
+def harden(target: Any, /, **options: Any) -> Any: ...
+@overload
+def harden(**options: Any) -> Callable[[Any], Any]: ...
 def harden(target: Any = _MISSING, /, **options: Any) -> Any:
     """Make every kickoff of a crew a durable run.
 
     Use it as a call, `crew = harden(my_crew, journal="runs.db")`, or as a decorator, `@harden` or
-    `@harden(journal="runs.db")`, on a function that returns a crew, on a `@CrewBase` class or on its
-    `@crew` method.
+    `@harden(journal="runs.db")`, on a function that returns a crew, on a `@CrewBase` class or on
+    its `@crew` method.
 
     Args:
         target: A `Crew`, a function or method that returns one, or a `@CrewBase` class.
         **options: `journal`: path or `Journal`, default `CREWAI_PROD_JOURNAL`, else
-            `.crewai_prod/journal.db` below the working directory. `durability`: `power` (default) or
-            `process`. `tools`: `{tool name: {"effect": "read" | "write" | "nested", "idempotent":
-            bool, "reconcile": function}}`. `on_change`: `stop` (default), `rerun` or `keep`.
-            `unknown`: `pause` (default), `rerun`, `fail` or an `Outcome`. `log`: a path, `stderr`, a
-            logger or None; default a file beside the journal. `settings`: a `Settings`.
+            `.crewai_prod/journal.db` below the working directory. `durability`: `power` (default)
+            or `process`. `tools`: `{tool name: {"effect": "read" | "write" | "nested",
+            "idempotent": bool, "reconcile": function}}`. `on_change`: `stop` (default), `rerun` or
+            `keep`. `unknown`: `pause` (default), `rerun`, `fail` or an `Outcome`. `log`: a path,
+            `stderr`, a logger or None; default a file beside the journal. `settings`: a `Settings`.
 
     Returns:
         What it was given, hardened: still a `Crew`, a function that returns one, or a class. A
@@ -72,8 +76,8 @@ def _harden_function(function: Callable[..., Any], options: Options) -> Callable
 def _harden_class(target: type, options: Options) -> type:
     """A subclass whose `crew` method gives hardened crews; the class itself stays as it is.
 
-    CrewBase looks for the marked methods in the class's own namespace, and for the YAML files beside
-    the module it names: both are carried over.
+    CrewBase looks for the marked methods in the class's own namespace, and for the YAML files
+    beside the module it names: both are carried over.
     """
     method = getattr(target, "crew", None)
     if not getattr(target, "is_crew_class", False) or method is None:
@@ -90,7 +94,7 @@ def _harden_class(target: type, options: Options) -> type:
 
 
 def _once_per_instance(instance: Any, crew: Crew, options: Options) -> Crew:
-    """CrewBase gives one crew per instance; so do we. Its agents and tasks are copied for each run."""
+    """CrewBase gives one crew per instance; so do we. Agents and tasks are copied for each run."""
     made = instance.__dict__.setdefault("_crewai_prod_crews", {})
     if id(crew) not in made:
         made[id(crew)] = (crew, harden_crew(crew, options))

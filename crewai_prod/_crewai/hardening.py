@@ -6,6 +6,7 @@ asks for it with `--harden-crews`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,4 +40,7 @@ def _hardening(name: str, original: Callable[..., Any], options: Options) -> Cal
             return original(self, *args, **kwargs)
         return getattr(harden_crew(self, options), name)(*args, **kwargs)
 
-    return kickoff
+    async def akickoff(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await kickoff(self, *args, **kwargs)
+
+    return akickoff if inspect.iscoroutinefunction(original) else kickoff

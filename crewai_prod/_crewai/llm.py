@@ -18,7 +18,7 @@ from crewai_prod._crewai.answers import decode_answer, encode_answer
 from crewai_prod._crewai.failures import billed_usage, describe, revive
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.stop import _Passing as Passing
-from crewai_prod._crewai.takeover import put, put_private, seam_of, take_over
+from crewai_prod._crewai.takeover import Seamed, put, put_private, seam_of, take_over
 from crewai_prod.errors import CrewProdError, EmptyResponse
 from crewai_prod.records import StepRecord, StepStatus, Usage
 from crewai_prod.run import Answer, Run, Ticket, body_point, current_scope
@@ -67,7 +67,8 @@ class Meter:
         """All reports of the call together; None if the model reported nothing."""
         if not self.usages:
             return None
-        return sum((read_usage(report) for report in self.usages), Usage())
+        first, *others = map(read_usage, self.usages)
+        return sum(others, first)
 
 
 _meter: ContextVar[Meter | None] = ContextVar("crewai_prod_meter", default=None)
@@ -103,7 +104,7 @@ def read_metrics(usage: Usage) -> UsageMetrics:
     )
 
 
-class MeteredLLM:
+class MeteredLLM(Seamed):
     """Reports what a provider's code counts to the call that is under way."""
 
     def _track_token_usage_internal(self, usage_data: dict[str, Any]) -> None:
@@ -244,14 +245,18 @@ class _Call:
 
 
 def take_over_llm(llm: BaseLLM, run: Run) -> BaseLLM:
-    """The model for one run. A model it hands calls on to is metered with it."""
-    taken = take_over(llm, DurableLLM, run)
-    for name, value in llm.__dict__.items():
-        if isinstance(value, BaseLLM):
-            put(taken, **{name: take_over(value, MeteredLLM, run)})
-    for name, value in (llm.__pydantic_private__ or {}).items():
-        if isinstance(value, BaseLLM):
-            put_private(taken, **{name: take_over(value, MeteredLLM, run)})
+    """The model for one run, with one state with the user's: counters, clients, response ids.
+
+    A model that hands its calls on to another one (Azure's does) is copied, because the other one must
+    be metered with it.
+    """
+    fields = {k: v for k, v in llm.__dict__.items() if isinstance(v, BaseLLM)}
+    private = {
+        k: v for k, v in (llm.__pydantic_private__ or {}).items() if isinstance(v, BaseLLM)
+    }
+    taken = take_over(llm, DurableLLM, run, share=not fields and not private)
+    put(taken, **{k: take_over(v, MeteredLLM, run) for k, v in fields.items()})
+    put_private(taken, **{k: take_over(v, MeteredLLM, run) for k, v in private.items()})
     return taken
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from crewai_prod.errors import UsageError
 from crewai_prod.journal import Journal
 from crewai_prod.journals import shared_journal
@@ -49,7 +51,7 @@ class Options:
         Raises:
             UsageError: A value that does not exist, named with those that do.
         """
-        base = settings or Settings()
+        base = settings or _from_environment()
         if durability is not None:
             base = _with_durability(base, durability)
         declared = {name: ToolOptions.read(name, said) for name, said in (tools or {}).items()}
@@ -85,6 +87,17 @@ class Options:
             content=self.settings.log_content,
             workflow=crew,
         )
+
+
+def _from_environment() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"CREWAI_PROD_{'_'.join(map(str, one['loc'])).upper()}={one['input']!r}: {one['msg']}"
+            for one in error.errors()
+        )
+        raise UsageError(f"A setting in the environment is wrong: {wrong}.") from error
 
 
 def _with_durability(settings: Settings, durability: str) -> Settings:

@@ -38,9 +38,14 @@ def decode_output(
     failures = data.pop("tool_failures", [])
     if failures:
         data["tool_failures"] = failures
-    output = TaskOutput(**{**data, "messages": [dict(message) for message in messages]})
+    output = TaskOutput(**{**data, "messages": [_finished(message) for message in messages]})
     output.pydantic = _load(model, task)
     return output
+
+
+def _finished(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as a finished task shows it: without content it says "", not None."""
+    return {**message, "content": message.get("content") or ""}
 
 
 def encode_result(result: Any) -> str | None:
@@ -77,6 +82,34 @@ def decode_result(
     )
     result.pydantic = _load(data["pydantic"], *tasks)
     return result
+
+
+def encode_kickoff(result: Any, made: Any) -> str:
+    """What `kickoff` returned.
+
+    An after-kickoff callback may make something of another class of it: then the output it was
+    `made` of is stored, and the callbacks are applied to it again. Where a crew of a class of its own
+    returns no CrewOutput at all, its value is stored.
+    """
+    for output, complete in ((result, True), (made, False)):
+        text = encode_result(output)
+        if text is not None:
+            return orjson.dumps({"complete": complete, "output": orjson.loads(text)}).decode()
+    return orjson.dumps({"complete": True, "value": codec.to_tree(result)}).decode()
+
+
+def decode_kickoff(
+    text: str,
+    tasks: Sequence[Task],
+    usage: Usage,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+) -> tuple[Any, bool]:
+    """What was returned, and whether after-kickoff callbacks have been applied to it."""
+    stored = orjson.loads(text)
+    if "output" not in stored:
+        return codec.from_tree(stored.get("value")), True
+    output = orjson.dumps(stored["output"]).decode()
+    return decode_result(output, tasks, usage, conversations), stored["complete"]
 
 
 def _dump(model: BaseModel) -> dict[str, Any]:

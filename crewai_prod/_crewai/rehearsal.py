@@ -1,4 +1,4 @@
-"""A crew as a crash test runs it: with a journal of its own, and if asked without acting or paying."""
+"""A crew as a crash test runs it: over its own journal, and if asked without acting or paying."""
 
 from __future__ import annotations
 
@@ -59,10 +59,7 @@ class Rehearsal:
 
     def prepare(self, crew: Crew) -> Crew:
         """The crew over this journal; its own options for tools are kept. The crew is changed."""
-        if isinstance(crew, HardenedCrew):
-            base = seam_of(crew).options
-        else:
-            base = Options.read()
+        base = seam_of(crew).options if isinstance(crew, HardenedCrew) else Options.read()
         self._dress(crew)
         changed: dict[str, Any] = {"durability": self.durability}
         if self.lease_seconds is not None:
@@ -104,7 +101,8 @@ class Rehearsal:
         return self._once(llm, lambda real: count_requests(real, self.requests or Path()))
 
     def _stand_in(self, llm: Any) -> StandInLLM:
-        native = not isinstance(llm, BaseLLM) or llm.supports_function_calling()
+        asks = getattr(llm, "supports_function_calling", None)  # not every kind of model has it
+        native = not isinstance(llm, BaseLLM) or bool(asks and asks())
         return StandInLLM(native=native, requests=self.requests)
 
     def _tools(self, tools: Any) -> Any:

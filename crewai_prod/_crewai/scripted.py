@@ -18,8 +18,8 @@ class ScriptedLLM(BaseLLM):
     """A model for tests, demonstrations and `doctor`.
 
     Args:
-        script: Called with the messages and the tools' schemas for every call; what it returns is the
-            answer. A function of the conversation alone gives a resumed run the same answers.
+        script: Called with the messages and the tools' schemas for every call; what it returns is
+            the answer. A function of the conversation alone gives a resumed run the same answers.
         native: Whether it calls tools natively (True) or in the text of its replies (False).
         delay: Seconds each call takes.
     """
@@ -48,7 +48,7 @@ class ScriptedLLM(BaseLLM):
         """The script's answer, with a usage of one token for every four characters."""
         if self.delay:
             time.sleep(self.delay)
-        talk = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        talk = _talk(messages)
         answer = self._say(talk, tools or [], response_model)
         self._track_token_usage_internal(usage_of(talk, answer))
         if response_model is not None and isinstance(answer, str):
@@ -70,9 +70,19 @@ class ScriptedLLM(BaseLLM):
         """It never runs on, so it needs none."""
         return False
 
+    def get_input_tokens_count(
+        self, messages: Any, tools: Any = None, response_model: Any = None
+    ) -> int:
+        """What a call will be said to have read; CrewAI's own estimate warns on every kickoff."""
+        return usage_of(_talk(messages), "")["prompt_tokens"]
+
     def get_context_window_size(self) -> int:
         """Large enough for any script."""
         return 1_000_000
+
+
+def _talk(messages: Any) -> Sequence[Mapping[str, Any]]:
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
 
 
 def usage_of(messages: Sequence[Mapping[str, Any]], answer: Any) -> dict[str, int]:

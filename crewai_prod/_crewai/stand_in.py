@@ -1,9 +1,9 @@
-"""What a model says in a crash test: each tool once, with arguments made from its schema, then an answer.
+"""What a model says in a crash test: each tool once, its arguments made from its schema, then done.
 
-A function of the conversation alone, so that a killed run and its resume are told the same. The first
-tool is called alone, the others, where tools are called natively, all in one reply: both ways break
-differently. Work is handed to coworkers in replies of their own, because CrewAI cannot have one agent
-do two things at once, and what was handed on is not handed on again, or it would never end.
+A function of the conversation alone, so that a killed run and its resume are told the same. The
+first tool is called alone, the others, where tools are called natively, all in one reply: both ways
+break differently. Work is handed to coworkers in replies of their own, because CrewAI cannot have
+one agent do two things at once; what was handed on is not handed on again, or it would never end.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _native(
         if message["role"] == "assistant"
         for call in message.get("tool_calls") or ()
     ]
-    plain, handing_on = [], []
+    plain: list[dict[str, Any]] = []
+    handing_on: list[dict[str, Any]] = []
     for tool in tools:
         function = tool.get("function", tool)
         name, parameters = function["name"], function.get("parameters") or {}

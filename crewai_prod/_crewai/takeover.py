@@ -7,10 +7,21 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
-_SEAM = "__crewai_prod_seam__"
+_SLOT = "crewai_prod_seam"
+_STATE = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 _classes: dict[tuple[type, type], type] = {}
 _originals: dict[type, type] = {}
 _lock = threading.Lock()
+
+
+class Seamed:
+    """Base of every mixin: a copy of a taken-over object belongs to the same run."""
+
+    def __copy__(self) -> Any:
+        return _with_seam(super().__copy__(), seam_of(self))  # type: ignore[misc]
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        return _with_seam(super().__deepcopy__(memo), seam_of(self))  # type: ignore[misc]
 
 
 def seam_class(mixin: type, original: type) -> type:
@@ -25,35 +36,43 @@ def seam_class(mixin: type, original: type) -> type:
     with _lock:
         made = _classes.get(key)
         if made is None:
+            name = f"{mixin.__qualname__}[{original.__module__}.{original.__qualname__}]"
             namespace = {
                 "__module__": mixin.__module__,
-                "__qualname__": f"{mixin.__qualname__}[{original.__module__}.{original.__qualname__}]",
+                "__qualname__": name,
                 "__doc__": original.__doc__,
+                "__slots__": (_SLOT,),
             }
             made = cast(type, type(original)(original.__name__, (mixin, original), namespace))
             _classes[key], _originals[made] = made, original
     return made
 
 
-def take_over(original: T, mixin: type, seam: Any) -> T:
-    """A shallow copy of a pydantic object whose class has `mixin` in front; `seam` is its run's end.
+def take_over(original: T, mixin: type, seam: Any, *, share: bool = False) -> T:
+    """A pydantic object of a class that has `mixin` in front; `seam` is its run's end.
 
     Built without the class's constructor and validators, which could ask for keys or build clients.
+
+    Args:
+        original: The user's object; it keeps its class.
+        mixin: A subclass of `Seamed`.
+        seam: What `seam_of` gives back.
+        share: Whether both are to have one state, so that what the run does to it (a counter, a
+            client, a response id) is done to the user's object; else the state is copied.
     """
-    copy = cast(Any, object.__new__(seam_class(mixin, type(original))))
-    source = cast(Any, original)
-    state = dict(source.__dict__)
-    state[_SEAM] = seam
-    object.__setattr__(copy, "__dict__", state)
-    for name in ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
-        value = getattr(source, name, None)
-        object.__setattr__(copy, name, value.copy() if value is not None else None)
-    return cast(T, copy)
+    taken = cast(Any, object.__new__(seam_class(mixin, type(original))))
+    state = original.__dict__
+    object.__setattr__(taken, "__dict__", state if share else dict(state))
+    for name in _STATE:
+        value = getattr(original, name, None)
+        copied = value if share or value is None else value.copy()
+        object.__setattr__(taken, name, copied)
+    return cast(T, _with_seam(taken, seam))
 
 
 def seam_of(taken: Any) -> Any:
     """The seam an object was taken over with, None for any other object."""
-    return getattr(taken, "__dict__", {}).get(_SEAM)
+    return getattr(taken, _SLOT, None) if type(taken) in _originals else None
 
 
 def put(taken: Any, **values: Any) -> None:
@@ -71,8 +90,13 @@ def put_private(taken: Any, **values: Any) -> None:
 def give_back(taken: Any, original: Any, *, keep: frozenset[str]) -> None:
     """Let the original show what the run left on its copy, except for the names in `keep`."""
     for name, value in taken.__dict__.items():
-        if name != _SEAM and name not in keep:
+        if name not in keep:
             original.__dict__[name] = value
     private, target = taken.__pydantic_private__, original.__pydantic_private__
     if private is not None and target is not None:
         target.update({name: value for name, value in private.items() if name not in keep})
+
+
+def _with_seam(taken: Any, seam: Any) -> Any:
+    object.__setattr__(taken, _SLOT, seam)
+    return taken

@@ -13,7 +13,7 @@ from crewai.tasks.task_output import TaskOutput
 from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.outputs import decode_output, encode_output
 from crewai_prod._crewai.stop import StopRun
-from crewai_prod._crewai.takeover import seam_of
+from crewai_prod._crewai.takeover import Seamed, put, seam_of
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.errors import CrewProdError
 from crewai_prod.records import TaskRecord
@@ -29,6 +29,8 @@ class TaskSeam:
     run: Run
     bench: ToolBench
     position: int
+    held: Any = None
+    """The user's task that shows this one's progress; None where several runs go side by side."""
 
     @property
     def scope(self) -> Scope:
@@ -82,8 +84,19 @@ class TaskSeam:
                 )
 
 
-class RunTask:
+_NOT_SHOWN = frozenset({"id", "agent", "context", "tools", "description"})
+
+
+class RunTask(Seamed):
     """A task of a hardened run."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        seam: TaskSeam | None = seam_of(self)
+        if seam is not None and seam.held is not None and name in seam.held.__dict__:
+            # Callbacks and guardrails read the tasks they hold while the crew is still running.
+            if name not in _NOT_SHOWN:
+                put(seam.held, **{name: value})
 
     def _execute_core(self, agent: Any, context: Any, tools: Any) -> Any:
         seam: TaskSeam = seam_of(self)

@@ -25,7 +25,7 @@ from crewai_prod import codec
 from crewai_prod._crewai.failures import describe
 from crewai_prod._crewai.llm import outside_calls, scope_of
 from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_failure
-from crewai_prod._crewai.takeover import put, seam_of, take_over
+from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
 from crewai_prod.errors import CrewProdError
 from crewai_prod.records import StepRecord, StepStatus
 from crewai_prod.run import Run, Ticket, body_point, current_scope, step_in_body
@@ -50,9 +50,11 @@ class ToolSeam:
     run: Run
     original: BaseTool
     options: ToolOptions
+    tasks: Mapping[int, Any]
+    """The run's tasks by position: CrewAI counts a tool's errors on its task."""
 
 
-class DurableTool:
+class DurableTool(Seamed):
     """A tool of a hardened run."""
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -166,6 +168,9 @@ class _ToolCall:
             if self.seam.options.effect == "write" and not self.seam.options.idempotent:
                 return _refused(run.leave_unknown(ticket, f"raised {type(error).__name__}: {error}"))
             run.fail_tool(ticket, describe(error))
+            task = self.seam.tasks.get(ticket.scope.task if ticket.scope.task is not None else -1)
+            if task is not None:
+                task.increment_tools_errors()
         except CrewProdError as refusal:
             return _refused(refusal)
         return _failure(describe(error))
@@ -178,6 +183,7 @@ class ToolBench:
         self._run = run
         self._options = options
         self._taken: dict[int, tuple[BaseTool, BaseTool]] = {}
+        self.tasks: dict[int, Any] = {}
 
     def take(self, tools: Sequence[Any] | None) -> list[Any] | None:
         """The tools of an agent or task, each behind its seam. Other objects stay as they are."""
@@ -187,7 +193,7 @@ class ToolBench:
         if not isinstance(tool, BaseTool) or isinstance(tool, DurableTool):
             return tool
         if id(tool) not in self._taken:
-            seam = ToolSeam(self._run, tool, options_for(tool, self._options))
+            seam = ToolSeam(self._run, tool, options_for(tool, self._options), self.tasks)
             taken = take_over(tool, DurableTool, seam)
             put(taken, cache_function=never_a_failure(tool.cache_function))
             self._taken[id(tool)] = (tool, taken)

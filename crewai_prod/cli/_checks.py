@@ -43,7 +43,7 @@ def surroundings(journal: str | None) -> Iterator[Check]:
     yield _python()
     yield _crewai()
     yield _sqlite()
-    yield from _journal(Path(default_location() if journal is None else journal).absolute())
+    yield from _journal(str(default_location()) if journal is None else journal)
     yield _home()
     yield _storage()
     yield _telemetry()
@@ -90,7 +90,11 @@ def _sqlite() -> Check:
 # -- the journal ----------------------------------------------------------------------------------
 
 
-def _journal(path: Path) -> Iterator[Check]:
+def _journal(location: str) -> Iterator[Check]:
+    path = Path(location).expanduser().absolute()
+    if "://" in location:
+        yield _attempt("journal", lambda: open_journal(location, create=False).close(), location)
+        return
     folder = _nearest(path.parent)
     yield _space(folder)
     yield _attempt("journal folder", lambda: _new_journal_in(folder), str(folder))

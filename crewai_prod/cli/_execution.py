@@ -54,8 +54,9 @@ class Execution:
         if not self.as_json:
             click.echo(f"run {safe(self.run_id)}  journal {safe(journal.location)}", err=True)
         output, error = None, None
+        command = resume_command(self.run_id, journal.location, self.target)
         with (
-            StopOnSignal(self._told),
+            StopOnSignal(self._told, f"Continue it with: {command}"),
             Progress(None if self.as_json else log, self.run_id),
         ):
             try:

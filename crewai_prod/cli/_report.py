@@ -20,6 +20,7 @@ from crewai_prod.records import (
     RunRecord,
     StepKind,
     StepRecord,
+    StepStatus,
     TaskRecord,
     Usage,
 )
@@ -48,6 +49,8 @@ class Report:
         """
         run = journal.run(run_id)
         steps, attempts = journal.steps(run_id), journal.attempts(run_id)
+        # A question that `--unknown` settled stays open in the table; its step does not.
+        open_ = {step.step_id for step in steps if step.status is StepStatus.STARTED}
         spent: dict[str, Usage] = {}
         records: tuple[StepRecord | AttemptRecord, ...] = (*steps, *attempts)
         for record in records:
@@ -58,7 +61,9 @@ class Report:
             tasks=tuple(journal.tasks(run_id)),
             steps=tuple(steps),
             attempts=tuple(attempts),
-            questions=tuple(journal.approvals(run_id, status="open")),
+            questions=tuple(
+                q for q in journal.approvals(run_id, status="open") if q.step_id in open_
+            ),
             spent=spent,
         )
 

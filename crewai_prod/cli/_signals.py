@@ -29,10 +29,12 @@ class StopOnSignal:
 
     Args:
         told: Called once with the first signal's number, on another thread.
+        last_words: Written to stderr if a second one ends the process.
     """
 
-    def __init__(self, told: Callable[[int], None]) -> None:
+    def __init__(self, told: Callable[[int], None], last_words: str) -> None:
         self._told = told
+        self._last_words = f"{last_words}\n".encode()
         self._signals: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._before: dict[int, Any] = {}
@@ -60,6 +62,7 @@ class StopOnSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            os.write(2, self._last_words)
             os._exit(128 + number)
         self.received = number
         self._signals.put(number)  # reentrant, unlike any lock

@@ -79,19 +79,16 @@ def _find(target: str) -> Any:
 
 def _crew_of(found: Any, target: str) -> Any:
     """Call and instantiate until there is a crew."""
-    from crewai import Crew
-
     try:
-        if isinstance(found, type) and not issubclass(found, Crew):
+        if isinstance(found, type):
             found = found()
-        if not isinstance(found, Crew):
-            make = getattr(found, "crew", found)
-            found = make() if callable(make) else found
+        make = getattr(found, "crew", found)
+        found = make() if callable(make) else found
     except CrewProdError:
         raise
     except (Exception, SystemExit) as error:
         raise _failed(f"Making the crew {target!r}", error) from error
-    if not isinstance(found, Crew):
+    if not hasattr(found, "kickoff"):
         raise UsageError(
             f"{target!r} is a {type(found).__name__}. It must be a Crew, a function without "
             "arguments that returns one, or a @CrewBase class."

@@ -2,8 +2,8 @@
 
 `run_crash_test` is what `crewai-prod doctor MODULE:CREW --crash-test` runs. The parts, in the order
 in which a test passes through them: `plans` says where to kill, `trial` kills and resumes, `zygote`
-starts the processes, `sessions` says what such a process does, `evidence` reads what is left on disk,
-`check` compares it with an uninterrupted run, `report` says what came of it.
+starts the processes, `sessions` says what such a process does, `evidence` reads what is left
+behind, `check` compares it with an uninterrupted run, `report` says what came of it.
 """
 
 from __future__ import annotations

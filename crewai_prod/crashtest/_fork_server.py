@@ -1,9 +1,9 @@
 """The process that has crewai imported and forks a child for every session.
 
-Rule: nothing is built and nothing is emitted here. CrewAI's event bus starts its threads with the first
-event, and a thread does not survive a fork; a library that starts one while it is imported makes this
-refuse to serve. Speaks JSON lines: sessions and signals in, `forked`, `kickoff`, `stopped` and `ended`
-out. When its input ends, however that came, it kills its children and ends.
+Rule: nothing is built and nothing is emitted here. CrewAI's event bus starts its threads with the
+first event, and a thread does not survive a fork; a library that starts one while it is imported
+makes this refuse to serve. Speaks JSON lines: sessions and signals in, `forked`, `kickoff`,
+`stopped` and `ended` out. When its input ends, however that came, it kills its children and ends.
 
     python -m crewai_prod.crashtest._fork_server MODULE ...
 """
@@ -28,6 +28,7 @@ from crewai_prod.crashtest.sessions import FAILED, Session, run_session
 
 _PR_SET_PDEATHSIG = 1
 _CHUNK = 65536
+_NEEDED = ("crewai_prod._crewai.harden", "crewai_prod.cli._target", "structlog", "sqlite_utils")
 
 
 class ForkServer:
@@ -124,7 +125,7 @@ class ForkServer:
 
 def _join_threads() -> None:
     """Let the threads that a leaving interpreter waits for finish their work."""
-    pools._python_exit()  # type: ignore[attr-defined]
+    pools._python_exit()
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
@@ -137,7 +138,7 @@ def _kill_group(leader: int) -> None:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Have Linux kill this process when the server is killed; elsewhere the server's end must do."""
+    """Have Linux kill this process when the server is killed; elsewhere the server must do it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -165,6 +166,8 @@ def main() -> None:
     """Import what children will need, then serve."""
     requests, events = _take_over_pipes()
     for module in sys.argv[1:]:
+        import_module(module)
+    for module in _NEEDED:
         import_module(module)
     import_module("crewai_prod._crewai.rehearsal").warm_up()
     gc.collect()

@@ -5,9 +5,10 @@ The equation of a session, counted at the model's end and in the journal:
     requests answered = model calls recorded + answers lost
 
 where nothing is lost unless the session was killed, and then no more than were in flight. Over the
-trial, the requests beyond those of an uninterrupted run are exactly the lost and the unanswered ones,
-and the bill is the uninterrupted run's to the token. Where one call at most is in flight and the kill
-fell on a boundary, the number lost is known exactly: one if an answer had come and was not committed.
+trial, the requests beyond those of an uninterrupted run are exactly the lost and the unanswered
+ones, and the bill is the uninterrupted run's to the token. Where one call at most is in flight and
+the kill fell on a boundary, the number lost is known exactly: one if an answer had come and was not
+committed, else none.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Tally:
     Attributes:
         lost: Answers that were received and not committed before a kill.
         unanswered: Requests that were under way when the process was killed.
-        repeated: Requests sent again although their answer was recorded.
+        repeated: Requests sent again beyond what was in flight at the kills.
     """
 
     lost: int
@@ -75,7 +76,8 @@ def tally(trial: TrialSeen, expected: Expectation) -> Tally:
     again = Counter(s.digest for s in trial.sent) - Counter(
         s.digest for s in expected.baseline.sent
     )
-    repeated = max(0, again.total() - lost - unanswered)
+    excused = sum(_in_flight(session, expected.concurrency) for session in trial.sessions)
+    repeated = max(0, again.total() - excused)
     return Tally(lost=lost, unanswered=unanswered, repeated=repeated)
 
 
@@ -133,6 +135,12 @@ def _session(session: SessionSeen, expected: Expectation) -> Iterator[Violation]
     yield from _pause(session)
 
 
+def _in_flight(session: SessionSeen, concurrency: int) -> int:
+    """How many of a killed session's requests may be made again."""
+    unanswered = sum(not sent.answered for sent in session.sent)
+    return min(concurrency, max(0, _lost(session)) + unanswered) if session.end == "killed" else 0
+
+
 def _lost(session: SessionSeen) -> int:
     return sum(sent.answered for sent in session.sent) - session.recorded
 
@@ -173,7 +181,7 @@ def _against_baseline(trial: TrialSeen, expected: Expectation) -> Iterator[Viola
         yield Violation("output", difference(baseline.result, trial.result))
     counted = tally(trial, expected)
     if counted.repeated:
-        yield Violation("repeated request", f"{counted.repeated} recorded answers asked for again")
+        yield Violation("repeated request", f"{counted.repeated} requests made again without need")
     new = {sent.digest for sent in trial.sent} - {sent.digest for sent in baseline.sent}
     if new:
         yield Violation("request", f"{len(new)} requests that the uninterrupted run did not make")

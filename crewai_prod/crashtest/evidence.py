@@ -16,7 +16,15 @@ from typing import Any, Protocol
 from crewai_prod.crashtest.sessions import REQUESTS
 from crewai_prod.errors import JournalUnavailable, RunNotFound
 from crewai_prod.journal import open_journal
-from crewai_prod.records import RunStatus, StepKind, StepRecord, StepStatus, TaskStatus, Usage
+from crewai_prod.records import (
+    AttemptRecord,
+    RunStatus,
+    StepKind,
+    StepRecord,
+    StepStatus,
+    TaskStatus,
+    Usage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +139,7 @@ class Recorded:
     status: RunStatus | None = None
     calls: Mapping[int, int] = field(default_factory=dict)
     open_steps: Mapping[str, StepRecord] = field(default_factory=dict)
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     ended: int = 0
 
 
@@ -146,7 +154,7 @@ def read_journal(path: Path, run_id: str) -> Recorded:
     tasks = journal.tasks(run_id)
     journal.close()
     models = {step.step_id for step in steps if step.kind is StepKind.MODEL}
-    entries = [*steps, *attempts]
+    entries: list[StepRecord | AttemptRecord] = [*steps, *attempts]
     return Recorded(
         epoch=run.epoch,
         status=run.status,

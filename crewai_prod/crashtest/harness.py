@@ -69,8 +69,9 @@ class Harness:
     Args:
         requests: Where model requests are counted: one object for each trial at a time.
         modules: What the processes may import before they are forked.
+        cwd: Where the crews' modules are looked for; None: the working directory.
         durability: Of the journals. Nothing here cuts the power; `power` only costs time.
-        folder: Where to keep everything; None: a temporary folder, kept only if a promise is broken.
+        folder: Where to keep everything; None: a temporary one, kept if a promise is broken.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Harness:
         requests: Sequence[Requests],
         *,
         modules: Sequence[str] = (),
+        cwd: Path | None = None,
         durability: Literal["process", "power"] = "process",
         folder: Path | None = None,
     ) -> None:
@@ -85,7 +87,7 @@ class Harness:
         for one in requests:
             self._slots.put(one)
         self._workers = len(requests)
-        self._zygote = Zygote(modules)
+        self.zygote = Zygote(modules, cwd)
         self._durability = durability
         self._given = folder
         self._count = 0
@@ -93,7 +95,7 @@ class Harness:
 
     def __enter__(self) -> Self:
         self.folder = self._given or Path(tempfile.mkdtemp(prefix="crewai-prod-crash-"))
-        self._zygote.__enter__()
+        self.zygote.__enter__()
         self._pool = ThreadPoolExecutor(self._workers)
         return self
 
@@ -104,7 +106,7 @@ class Harness:
         trace: TracebackType | None,
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
-        self._zygote.__exit__(kind, error, trace)
+        self.zygote.__exit__(kind, error, trace)
         if self._given is None and not self._failed:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -152,7 +154,7 @@ class Harness:
         try:
             self._count += 1
             folder = self.folder / f"{subject.name.replace(':', '-')}-{self._count:04}"
-            return Trial(self._zygote, self._template(subject), requests, folder).run(plan)
+            return Trial(self.zygote, self._template(subject), requests, folder).run(plan)
         finally:
             self._slots.put(requests)
 
@@ -191,9 +193,7 @@ def plans_for(
     ]
 
 
-def _report(
-    name: str, mode: Mode, trials: Sequence[Judged], expected: Expectation
-) -> ShapeReport:
+def _report(name: str, mode: Mode, trials: Sequence[Judged], expected: Expectation) -> ShapeReport:
     broken = [(seen.label, violation) for seen, found in trials for violation in found]
     tallies = [tally(seen, expected) for seen, _ in trials]
     comparable = any(seen.done for seen, _ in trials) and expected.deterministic

@@ -24,9 +24,9 @@ class ShapeReport:
         kills: Processes killed.
         resumes: Sessions after the first.
         pauses: How often a run asked what became of a tool call that a kill cut in two.
-        lost_answers: Model answers that were received, not committed, and therefore asked for again.
+        lost_answers: Model answers received, not committed, and therefore asked for again.
         cut_requests: Model requests that were under way at a kill.
-        repeated_requests: Model requests made again although their answer was recorded.
+        repeated_requests: Model requests made again beyond those in flight at the kills.
         repeated_effects: Effects that happened more often than in the uninterrupted run.
         output_equal: Whether all outputs were the uninterrupted run's; None: not comparable.
         exceptions: Sessions that ended in, or printed, an exception.
@@ -104,7 +104,9 @@ def _table(shapes: Sequence[ShapeReport]) -> list[str]:
     heads = ["crew", "mode", "boundaries", *(head for _, head in _COLUMNS), "output", "s"]
     rows = [heads, *(_row(shape) for shape in shapes)]
     widths = [max(len(row[n]) for row in rows) for n in range(len(heads))]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip() for r in rows
+    ]
 
 
 def _row(shape: ShapeReport) -> list[str]:

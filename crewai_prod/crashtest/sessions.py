@@ -1,8 +1,8 @@
 """One session of a crash test: what a child process is told, what it does, what it leaves behind.
 
 A session is one `kickoff` in a process of its own. It ends as the command line would (0 done, 1
-failed, 3 paused), or is killed: by itself at a fault point, or from outside. Its result is a file that
-appears whole or not at all.
+failed, 3 paused), or is killed: by itself at a fault point, or from outside. Its result is a file
+that appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -153,7 +154,8 @@ def _arm(session: Session) -> None:
 
 
 def _stop() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
+    """Stop the process, this thread before it goes on: a signal to the process may find another."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def _kickoff(crew: Any, session: Session) -> Any:

@@ -173,7 +173,7 @@ class Trial:
         )
 
     def _process(self, session: Session, kill: Kill | None) -> tuple[End, int, float]:
-        """Run one child process to its end, natural or not; returns that, its status and its time."""
+        """Run one child process to its end, natural or not; that, its status and its time."""
         child = self.zygote.start(session)
         try:
             child.wait_for("kickoff", seconds=_PATIENCE)

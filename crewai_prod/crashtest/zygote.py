@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import queue
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -19,6 +19,8 @@ from crewai_prod.crashtest.sessions import Session
 from crewai_prod.errors import CrewProdError, UsageError
 
 _START_SECONDS = 120.0
+_END_SECONDS = 10.0
+_LOST = "The crash test's fork server ended unexpectedly."
 
 
 class Child:
@@ -45,7 +47,7 @@ class Child:
             except queue.Empty:
                 raise TimeoutError(f"no {' or '.join(sorted(wanted))} in {seconds} s") from None
             if event["event"] == "lost":
-                raise CrewProdError("The crash test's fork server ended unexpectedly.")
+                raise CrewProdError(_LOST)
             if event["event"] == "ended":
                 self._ended = event
             if event["event"] in wanted:
@@ -66,19 +68,17 @@ class Zygote:
 
     Args:
         modules: What to import besides; nothing that starts threads or builds crews.
-        env: Its environment in place of this process's.
+        cwd: Its working directory, where a crew's module is looked for; None: this process's.
     """
 
-    def __init__(
-        self, modules: Sequence[str] = (), env: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, modules: Sequence[str] = (), cwd: Path | None = None) -> None:
         self._command = [
             sys.executable,
             "-m",
             "crewai_prod.crashtest._fork_server",
             *modules,
         ]
-        self._env = dict(os.environ if env is None else env)
+        self._cwd = cwd
         self._children: dict[int, Child] = {}
         self._count = 0
         self._lock = threading.Lock()
@@ -90,15 +90,15 @@ class Zygote:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=self._env,
+            cwd=self._cwd,
         )
         ready: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, args=(ready,), daemon=True)
         self._reader.start()
         event = ready.get(timeout=_START_SECONDS)
-        if event["event"] != "ready" or event["threads"] > 1:
-            self.__exit__(None, None, None)
-            why = event.get("threads") and "a module it imports starts threads" or self._complaint
+        if event["event"] == "lost" or event["threads"] > 1:
+            complaint = self._end()
+            why = "a module it imports starts threads." if "threads" in event else complaint
             raise UsageError(f"The crash test's fork server cannot serve: {why}")
         return self
 
@@ -108,17 +108,22 @@ class Zygote:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _pipe(self._process.stdin).close()  # it kills its children and ends
+        self._end()
+
+    def _end(self) -> str:
+        """End the server, which kills its children first; returns what it complained about."""
+        with contextlib.suppress(BrokenPipeError):
+            _pipe(self._process.stdin).close()
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._reader.join()
         _pipe(self._process.stdout).close()
-        self._errors.seek(0)
-        self._complaint = self._errors.read().decode(errors="replace")[-2000:]
-        self._errors.close()
+        with self._errors as file:
+            file.seek(0)
+            return file.read().decode(errors="replace")[-2000:]
 
     def start(self, session: Session) -> Child:
         """Fork a child for the session; its folder is made if it is missing."""
@@ -134,8 +139,11 @@ class Zygote:
         """Write one message to the server."""
         with self._lock:
             pipe = _pipe(self._process.stdin)
-            pipe.write(json.dumps(message).encode() + b"\n")
-            pipe.flush()
+            try:
+                pipe.write(json.dumps(message).encode() + b"\n")
+                pipe.flush()
+            except BrokenPipeError as error:
+                raise CrewProdError(_LOST) from error
 
     def _read(self, ready: queue.SimpleQueue[dict[str, Any]]) -> None:
         for line in _pipe(self._process.stdout):

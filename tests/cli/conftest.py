@@ -16,6 +16,7 @@ from crewai_prod.journal import SqliteJournal, new_owner, open_journal
 from crewai_prod.records import (
     Lease,
     NewRun,
+    Owner,
     RunStatus,
     StepKind,
     StepRecord,
@@ -64,6 +65,12 @@ class Book:
         opened = self.journal.open_run(new, new_owner(), lease_seconds=LEASE_SECONDS)
         assert opened.lease is not None
         return opened.lease
+
+    def owner(self, run_id: str) -> Owner:
+        """Who advances the run."""
+        owner = self.journal.run(run_id).owner
+        assert owner is not None
+        return owner
 
     def step(self, lease: Lease, seq: int, kind: StepKind, name: str, **more: Any) -> StepRecord:
         """Record a step."""

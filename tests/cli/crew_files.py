@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 PLAIN = '''
-import os, time
+import os, signal, time
 from crewai import Agent, Crew, Task
 from crewai.tools import tool
 from crewai.project import CrewBase, agent, crew, task
@@ -17,6 +17,8 @@ def charge(amount: int) -> str:
     """Charge."""
     with open("charges.txt", "a") as file:
         file.write(f"{amount}\\n")
+    if os.path.exists("asked to end"):
+        os.kill(os.getpid(), signal.SIGTERM)
     if os.path.exists("broken"):
         raise ConnectionError("reset by peer")
     print("noise of a tool")

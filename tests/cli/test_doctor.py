@@ -133,6 +133,40 @@ def test_seams_that_do_not_take_hold(cli: Cli, desk: str, monkeypatch: pytest.Mo
     assert "tool calls the journal holds: 0" in checks["seams, native tool calls"]["detail"]
 
 
+def test_a_journal_that_is_no_file(cli: Cli) -> None:
+    """What cannot be opened is said, not taken for a path."""
+    checks = _checked(cli, "--journal", "postgresql://host/db", status=1)
+    assert "PostgreSQL" in checks["journal"]["detail"]
+
+
+@pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 1)])
+def test_crash_test_is_handed_over(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, ok: bool, status: int
+) -> None:
+    """Options reach the crash test, its report and verdict come back."""
+    asked: dict[str, Any] = {}
+
+    class Report:
+        def __init__(self) -> None:
+            self.ok = ok
+
+        def to_dict(self) -> dict[str, Any]:
+            return {"ok": ok}
+
+        def render(self) -> str:
+            return "3 kills"
+
+    def run_crash_test(target: str, **options: Any) -> Report:
+        asked.update(options, target=target)
+        return Report()
+
+    monkeypatch.setattr("crewai_prod.crashtest.run_crash_test", run_crash_test)
+    options = ("doctor", "a:b", "--crash-test", "-i", "x=1", "--points", 0)
+    assert json.loads(cli(*options, "--json", status=status).stdout) == {"ok": ok}
+    assert cli(*options, status=status).stdout == "3 kills\n"
+    assert (asked["target"], asked["inputs"], asked["points"]) == ("a:b", {"x": "1"}, None)
+
+
 def test_crash_test_needs_a_crew(cli: Cli) -> None:
     """There is nothing to kill without one."""
     assert "needs a MODULE:CREW" in cli("doctor", "--crash-test", status=2).stderr

@@ -84,6 +84,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     run.terminate()
     assert run.wait(_SECONDS) == 143
     assert time.monotonic() - began < 5
+    assert f"crewai-prod resume r1 {target} --journal " in (tmp_path / "err").read_text()
     journal = open_journal(tmp_path / ".crewai_prod" / "journal.db", create=False)
     assert journal.run("r1").status == "interrupted"
     journal.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from crewai_prod import fields, logfile
 from crewai_prod.cli import _output
 from crewai_prod.logs import open_log
-from crewai_prod.records import ApprovalRecord, RunStatus, StepKind, StepStatus, TaskStatus
+from crewai_prod.records import ApprovalRecord, Lease, RunStatus, StepKind, StepStatus, TaskStatus
 from tests.cli.conftest import Book, Cli
 
 RUN_KEYS = {
@@ -175,6 +177,27 @@ def test_show_asks_about_an_unknown_outcome(cli: Cli, book: Book) -> None:
     assert all(f"--unknown {answer}" in printed for answer in ("RESULT", "rerun", "fail"))
 
 
+def test_a_settled_question_is_not_asked_again(cli: Cli, book: Book) -> None:
+    """Once the call has its outcome, a run that failed later is simply continued."""
+    lease = book.start("open")
+    book.step(lease, 1, StepKind.TOOL, "charge", effect="write")
+    question = ApprovalRecord(
+        id=0,
+        run_id="open",
+        step_id=f"{1:016x}",
+        kind="unknown_outcome",
+        tool="charge",
+        arguments="{}",
+        status="open",
+        asked_at=1_700_000_000.0,
+    )
+    book.journal.ask(lease, question)
+    book.end(lease, RunStatus.FAILED)
+    printed = cli("show", "open", "--journal", book.path).stdout
+    assert "Continue it with" in printed
+    assert "Waits for an answer" not in printed
+
+
 def test_show_says_who_advances_a_running_run(cli: Cli, book: Book) -> None:
     """A run in other hands is not to be resumed."""
     book.task(book.start("busy"), TaskStatus.RUNNING)
@@ -230,6 +253,28 @@ def test_following_ends_with_the_last_session(cli: Cli, resumed: Book) -> None:
     _log(resumed, "order-1")
     printed = cli("logs", "order-1", "-f", "--journal", resumed.path).stdout
     assert "run completed" in printed.splitlines()[-1]
+
+
+def test_following_a_run_that_goes_on(cli: Cli, book: Book) -> None:
+    """`-f` passes over the end of a session that was resumed since, and waits for more."""
+    _log(book, book.start("live").run_id)
+    resumed = threading.Thread(target=_finish_later, args=(book,))
+    resumed.start()
+    printed = cli("logs", "live", "-f", "--journal", book.path, "--json").stdout
+    resumed.join()
+    statuses = [json.loads(line).get(fields.STATUS) for line in printed.splitlines()]
+    assert statuses == [None, None, "completed", None, "failed"]
+
+
+def _finish_later(book: Book) -> None:
+    """End the run that the test follows, as its own process would."""
+    time.sleep(0.5)
+    lease = Lease(run=1, run_id="live", epoch=1, owner=book.owner("live"))
+    book.end(lease, RunStatus.FAILED)
+    log = open_log(logfile.beside(book.path), run_id="live")
+    log.run_resumed(epoch=2)
+    log.run_finished(status="failed")
+    log.close()
 
 
 def test_logs_of_an_unknown_run(cli: Cli, book: Book) -> None:

@@ -160,6 +160,22 @@ def test_the_traceback_of_the_users_code_on_request(cli: Cli, desk: str, tmp_pat
     assert f'{desk}.py", line' in result.stderr
 
 
+def test_sigterm_in_a_tool(
+    cli: Cli, desk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tool ends and is recorded, nothing comes after it; the object says how to go on."""
+    monkeypatch.setenv("CREW_DELAY", "0.2")
+    (tmp_path / "asked to end").touch()
+    stopped = _json(cli, "run", f"{desk}:make", "-i", "who=ann", "--run-id", "r1", status=143)
+    assert (stopped["status"], stopped["error"]["type"]) == ("interrupted", "RunInterrupted")
+    assert stopped["resume"].startswith(f"crewai-prod resume r1 {desk}:make ")
+    steps = _json(cli, "show", "r1")["steps"]
+    assert ("tool", "done") in [(step["kind"], step["status"]) for step in steps]
+    (tmp_path / "asked to end").unlink()
+    assert _json(cli, "resume", "r1", f"{desk}:make")["output"] == "receipt 5"
+    assert _charges(tmp_path) == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "charges"),
     [("rerun", 2), ("fail", 1), ("paid by hand", 1), ('{"paid by hand": 5}', 1)],

@@ -6,8 +6,23 @@ No crewai here: the server process imports this module and must start at once.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-from tests.openai_script import Conversation, Reply, Rule, Turn, answer, call, calls, use
+from tests.openai_script import (
+    Body,
+    Conversation,
+    Fault,
+    Reply,
+    Rule,
+    Turn,
+    answer,
+    call,
+    calls,
+    use,
+)
+
+DELAY = 0.05
+"""Seconds an answer takes, so that a kill at a random moment may fall into a request."""
 
 RECEIPT = {"customer": "ada", "amount": 5, "lines": ["lamp", "shade"]}
 
@@ -23,7 +38,7 @@ def _receipt(turn: Turn) -> Reply:
     return said if turn.native or turn.schema is None else Reply(json.dumps(RECEIPT))
 
 
-SHOP = Conversation(
+_SAID = Conversation(
     # sequential, async and akickoff crews
     Rule(use("reserve", {"item": "lamp"}), answer("reserved the lamp"), task="Reserve the item"),
     Rule(
@@ -65,8 +80,12 @@ SHOP = Conversation(
         agent="Cashier",
         task="Take the money",
     ),
-    Rule(
-        use("ship", {"order": 7}), answer("sent 7"), agent="Porter", task="Send the parcel"
-    ),
+    Rule(use("ship", {"order": 7}), answer("sent 7"), agent="Porter", task="Send the parcel"),
     Rule(answer("cleared"), agent="Porter", task="Clear the desk"),
 )
+
+
+def shop(body: Body) -> Reply | Fault:
+    """Answer for all the shapes."""
+    said = _SAID(body)
+    return said if isinstance(said, Fault) else replace(said, delay=DELAY)

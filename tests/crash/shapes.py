@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 from crewai import Agent, Crew, Process, Task
@@ -15,10 +16,12 @@ from crewai_prod.crashtest.sessions import EFFECTS
 from tests.crews import Path, make_llm
 
 SERVER = "CRASH_TEST_SERVER"
+_WORK = 0.005
+"""Seconds before and after a tool's effect: what a kill at a random moment may fall into."""
 
 
 def act(name: str, result: str, **arguments: Any) -> str:
-    """What a tool does to the world: one line, appended at once."""
+    """What a tool does to the world: one line, appended at once, in the middle of its work."""
     step = current_step()
     line = {
         "step": step.step_id if step else None,
@@ -26,11 +29,13 @@ def act(name: str, result: str, **arguments: Any) -> str:
         "arguments": arguments,
         "result": result,
     }
+    time.sleep(_WORK)
     file = os.open(os.environ[EFFECTS], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         os.write(file, json.dumps(line).encode() + b"\n")
     finally:
         os.close(file)
+    time.sleep(_WORK)
     return result
 
 

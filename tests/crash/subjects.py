@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from crewai_prod.crashtest import Harness, Subject
 from crewai_prod.crashtest.evidence import Requests, Sent
-from tests.openai_server import ServerProcess
+from tests.openai_server import ROOT, ServerProcess
 
-SCRIPT = "tests.crash.scripts:SHOP"
+SCRIPT = "tests.crash.scripts:shop"
 SERVER = "CRASH_TEST_SERVER"
 MODULES = ("tests.crash.shapes", "openai.resources.chat", "openai.types.beta", "openai.types.admin")
 _SETTLED_WITHIN = 10.0
@@ -32,11 +33,12 @@ class ServerRequests:
 
     def sent(self) -> list[Sent]:
         """See `Requests.sent`. A request that a killed client left behind ends by itself."""
-        pause = threading.Event()
+        pause, before = threading.Event(), None
         for _ in range(int(_SETTLED_WITHIN / _LOOK_EVERY)):
             records = self._server.requests
-            if all(record.finished_at is not None for record in records):
+            if records == before and all(one.finished_at is not None for one in records):
                 break
+            before = records
             pause.wait(_LOOK_EVERY)
         return [
             Sent(
@@ -48,9 +50,9 @@ class ServerRequests:
         ]
 
 
-def _shape(function: str, name: str, **options: object) -> Subject:
+def _shape(function: str, name: str, **options: Any) -> Subject:
     target = f"tests.crash.shapes:{function}"
-    return Subject(name=name, target=target, inputs={"order": 7}, **options)  # type: ignore[arg-type]
+    return Subject(name=name, target=target, inputs={"order": 7}, **options)
 
 
 SUBJECTS: Mapping[str, Subject] = {
@@ -70,10 +72,10 @@ SUBJECTS: Mapping[str, Subject] = {
 
 @contextmanager
 def harness_over(
-    script: str = SCRIPT, *, workers: int = 2, modules: Sequence[str] = MODULES, **options: object
+    script: str = SCRIPT, *, workers: int = 2, modules: Sequence[str] = MODULES, **options: Any
 ) -> Iterator[Harness]:
     """A harness whose requests are counted by servers, one for each worker."""
     with ExitStack() as stack:
         servers = [stack.enter_context(ServerProcess(script)) for _ in range(workers)]
         requests: list[Requests] = [ServerRequests(server) for server in servers]
-        yield stack.enter_context(Harness(requests, modules=modules, **options))  # type: ignore[arg-type]
+        yield stack.enter_context(Harness(requests, modules=modules, cwd=ROOT, **options))

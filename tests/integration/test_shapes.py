@@ -159,9 +159,12 @@ def test_shape_survives_a_failure_of_every_request(
     expected = ["charge 7"] if shape is guarded else sorted(whole.lines)
     assert (result.raw, sorted(effects.lines)) == (bare, expected)
     assert len(good) == requests
-    assert result.token_usage.total_tokens == server.total_usage.total_tokens == spent
+    assert result.token_usage.total_tokens == server.total_usage.total_tokens
+    if shape is not planned:  # CrewAI shows the planner the memory addresses of the tools
+        assert result.token_usage.total_tokens == spent
     journal = open_journal(tmp_path / "j.db")
-    assert sum(s.usage.total_tokens for s in journal.steps("a") if s.usage) == spent
+    counted = sum(step.usage.total_tokens for step in journal.steps("a") if step.usage)
+    assert counted == server.total_usage.total_tokens
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -18,7 +18,7 @@ LAYERS = [
     {"logs", "journals"},
     {"heart", "run", "session", "settings"},
     {"_crewai"},
-    {"cli", "testing", "demo", "doctor", "__main__"},
+    {"cli", "testing", "demo", "doctor", "crashtest", "__main__"},
 ]
 ONLY = {
     "sqlite3": {"journal"},

@@ -1,0 +1,35 @@
+"""A slice of the matrix; all of it is `python -m tests.crash.matrix --all`."""
+
+from __future__ import annotations
+
+import pytest
+
+from crewai_prod.crashtest import Harness, Report
+from crewai_prod.crashtest.plans import AtBoundary, AtRandom, EverySession, Plan, spread
+from tests.crash.subjects import SUBJECTS
+
+_BOUNDARIES = 8
+_RANDOM = 3
+_EVERY_SESSION = {"parallel-calls"}
+"""The shapes whose every session is killed here too: it takes half a minute each."""
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_killed_anywhere(harness: Harness, name: str) -> None:
+    """A killed crew ends as if it had not been, pays for nothing twice and acts once."""
+    subject = SUBJECTS[name]
+    baseline = harness.baseline(subject)
+    first = baseline.sessions[0]
+    plans: list[Plan] = [EverySession()] if name in _EVERY_SESSION else []
+    plans += [AtBoundary(number) for number in spread(len(first.points), _BOUNDARIES)]
+    plans += [AtRandom(f"slice.{n}", first.seconds) for n in range(_RANDOM)]
+    report = Report(shapes=tuple(harness.crash(subject, baseline, plans)))
+    assert report.ok, report.render()
+    assert sum(shape.kills for shape in report.shapes) >= _BOUNDARIES
+
+
+def test_shapes_are_large_enough(harness: Harness) -> None:
+    """Every shape of the issue is here, and has boundaries enough to be killed at forty of them."""
+    assert len(SUBJECTS) >= 6
+    subject = SUBJECTS["sequential-native"]
+    assert len(harness.baseline(subject).sessions[0].points) >= 40
