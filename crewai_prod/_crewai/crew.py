@@ -23,7 +23,7 @@ from crewai_prod._crewai.llm import read_metrics
 from crewai_prod._crewai.options import Options
 from crewai_prod._crewai.outputs import decode_kickoff, decode_output, encode_kickoff
 from crewai_prod._crewai.stop import StopRun
-from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
+from crewai_prod._crewai.takeover import Seamed, put, put_private, seam_of, take_over
 from crewai_prod.errors import CrewProdError, JournalError, UsageError
 from crewai_prod.records import Opened, RunStatus, Usage
 from crewai_prod.run import Run, UnknownPolicy, current_step, recorded_usage, status_of
@@ -228,6 +228,13 @@ class RunSeam:
 
 class RunCrew(Seamed):
     """The copy of a crew that advances one run."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "_memory":  # CrewAI makes it when the crew first emits an event; callbacks use it
+            seam: RunSeam = seam_of(self)
+            for held in (seam.facade, *seam.seam.held):
+                put_private(held, _memory=value)
 
     def kickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`Crew.kickoff` within the run. With `stream` set, CrewAI calls this again for the work."""

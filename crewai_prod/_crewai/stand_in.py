@@ -9,6 +9,7 @@ one agent do two things at once; what was handed on is not handed on again, or i
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,8 @@ _TOOL_IN_TEXT = re.compile(r"Tool Name: (.+)\nTool Arguments: (\{.*\})\nTool Des
 _ACTION = re.compile(r"^Action: *(.+?) *$", re.MULTILINE)
 _COWORKERS = re.compile(r"coworkers: *([^,\n]+)")
 _SCHEMA_FOLLOWS = "schema"
+_FORM = "Final Answer:"
+_DEEP = 3
 _DEEPEST = 8
 
 
@@ -48,7 +51,8 @@ def converse(
             wanted = json.dumps(arguments(parameters, description))
             return f"Thought: I should use {name}\nAction: {name}\nAction Input: {wanted}"
     answer = _answer(messages, schema)
-    return f"Thought: I know enough\nFinal Answer: {answer}" if offered or not schema else answer
+    in_form = any(_FORM in _text(m) for m in messages if m["role"] != "assistant")
+    return f"Thought: I know enough\n{_FORM} {answer}" if in_form and not schema else answer
 
 
 def arguments(parameters: Mapping[str, Any], description: str = "") -> dict[str, Any]:
@@ -58,8 +62,7 @@ def arguments(parameters: Mapping[str, Any], description: str = "") -> dict[str,
         parameters: The schema.
         description: The tool's; those that hand on work name the coworkers there.
     """
-    made = synthesize(parameters, name="arguments")
-    assert isinstance(made, dict)
+    made = _object(parameters, parameters, 0)
     coworkers = _COWORKERS.search(description)
     if "coworker" in made and coworkers:
         made["coworker"] = coworkers[1].strip()
@@ -84,7 +87,7 @@ def synthesize(
             return schema[key]
     if schema.get("enum"):
         return schema["enum"][0]
-    kind, schema = _kind(schema, root)
+    kind, schema = _kind(schema, root, prefer_null=depth >= _DEEP)
     if kind == "object":
         return _object(schema, root, depth)
     if kind == "array":
@@ -189,13 +192,17 @@ def _resolve(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(found)
 
 
-def _kind(schema: Mapping[str, Any], root: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def _kind(
+    schema: Mapping[str, Any], root: Mapping[str, Any], *, prefer_null: bool
+) -> tuple[str, Mapping[str, Any]]:
     """The JSON type to make, and the part of the schema that describes it."""
     for key in ("anyOf", "oneOf", "allOf"):
         options = [_resolve(o["$ref"], root) if "$ref" in o else o for o in schema.get(key, ())]
         for option in options:
-            if option.get("type") != "null":
-                return _kind(option, root)
+            if (option.get("type") == "null") is prefer_null:
+                return _kind(option, root, prefer_null=prefer_null)
+        if options:
+            return _kind(options[0], root, prefer_null=prefer_null)
     kind = schema.get("type", "object" if "properties" in schema else "string")
     if isinstance(kind, list):
         kind = next((one for one in kind if one != "null"), "null")
@@ -223,11 +230,20 @@ def _array(schema: Mapping[str, Any], name: str, root: Mapping[str, Any], depth:
 
 
 def _number(schema: Mapping[str, Any], kind: str) -> float:
+    """One step above the lowest, or the middle of a narrower range."""
     step = schema.get("multipleOf", 1)
-    low = schema.get("minimum", schema.get("exclusiveMinimum", -step) + step)
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
-    value = max(low, step) if high is None or max(low, step) <= high else low
+    value = step if low is None else max(step, math.ceil(low / step) * step)
+    if low is not None and value == schema.get("exclusiveMinimum"):
+        value += step
+    if high is not None and (value > high or value == schema.get("exclusiveMaximum")):
+        value = (high - step if low is None else low) if kind == "integer" else _middle(low, high)
     return int(value) if kind == "integer" else float(value)
+
+
+def _middle(low: float | None, high: float) -> float:
+    return high - 1 if low is None else (low + high) / 2
 
 
 _FORMATS = {

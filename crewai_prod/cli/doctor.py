@@ -28,6 +28,10 @@ from crewai_prod.errors import CrewProdError, UsageError
     "-i", "--input", "pairs", multiple=True, metavar="key=value", help="For --crash-test."
 )
 @click.option("--points", type=click.IntRange(min=0), default=40, help="Kill points; 0: every one.")
+@click.option(
+    "--random", "random_kills", type=click.IntRange(min=0), default=5, help="SIGKILLs at random."
+)
+@click.option("--seed", type=int, default=0, help="For --random.")
 @click.option("--real-model", is_flag=True, help="Crash-test with the crew's own models.")
 @click.option("--real-tools", is_flag=True, help="Crash-test with the crew's own tools.")
 @journal_command
@@ -36,6 +40,8 @@ def doctor(
     crash_test: bool,
     pairs: Sequence[str],
     points: int,
+    random_kills: int,
+    seed: int,
     real_model: bool,
     real_tools: bool,
     journal: str | None,
@@ -45,7 +51,13 @@ def doctor(
     if crash_test:
         if target is None:
             raise UsageError("--crash-test needs a MODULE:CREW.")
-        options = {"points": points or None, "real_model": real_model, "real_tools": real_tools}
+        options = {
+            "points": points or None,
+            "random_kills": random_kills,
+            "seed": seed,
+            "real_model": real_model,
+            "real_tools": real_tools,
+        }
         _crash_test(target, read_inputs(pairs, None), options, as_json=as_json)
         return
     checks, facts = _examine(target, journal, as_json=as_json)

@@ -167,12 +167,17 @@ def main() -> None:
     requests, events = _take_over_pipes()
     for module in sys.argv[1:]:
         import_module(module)
+    if threading.active_count() == 1:  # else it will be refused, and need not import the rest
+        _load()
+    ForkServer(requests, events).serve()
+
+
+def _load() -> None:
     for module in _NEEDED:
         import_module(module)
     import_module("crewai_prod._crewai.rehearsal").warm_up()
     gc.collect()
     gc.freeze()  # or the children's collector would touch, and so copy, every page
-    ForkServer(requests, events).serve()
 
 
 if __name__ == "__main__":

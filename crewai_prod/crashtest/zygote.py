@@ -125,6 +125,11 @@ class Zygote:
             file.seek(0)
             return file.read().decode(errors="replace")[-2000:]
 
+    @property
+    def pid(self) -> int:
+        """The fork server's process id."""
+        return self._process.pid
+
     def start(self, session: Session) -> Child:
         """Fork a child for the session; its folder is made if it is missing."""
         Path(session.folder).mkdir(parents=True, exist_ok=True)

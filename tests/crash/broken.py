@@ -64,6 +64,12 @@ def kills_itself() -> Crew:
     return crew
 
 
+def waits_for_ever() -> Crew:
+    """It is never built."""
+    signal.pause()
+    raise AssertionError("woken")
+
+
 def breaks_in_the_end() -> Crew:
     """It raises when it is almost done."""
 

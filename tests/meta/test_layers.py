@@ -24,7 +24,7 @@ ONLY = {
     "sqlite3": {"journal"},
     "sqlite_utils": {"journal"},
     "structlog": {"logs"},
-    "crewai": {"_crewai"},
+    "crewai": {"_crewai", "demo"},  # the demonstration holds a crew as a user would write it
     "click": {"cli", "__main__"},
 }
 

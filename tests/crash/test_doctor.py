@@ -1,0 +1,89 @@
+"""`doctor --crash-test` on a crew as users write them: nothing is paid, nothing is done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crewai_prod.crashtest import run_crash_test
+from crewai_prod.errors import UsageError
+from tests.openai_server import ROOT
+
+CREW = '''
+import os
+from pathlib import Path
+from crewai import Agent, Crew, Task
+from crewai.tools import BaseTool, tool
+from crewai_prod import harden
+
+ACTED = Path(__file__).with_name("acted")
+
+@tool
+def charge(customer: str, amount: float) -> str:
+    """Charge a card."""
+    file = os.open(ACTED, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(file, b"charged\\n")
+    return f"charged {amount}"
+
+class Ship(BaseTool):
+    name: str = "Ship a parcel"
+    description: str = "Ships it."
+    def _run(self, address: str) -> str:
+        with ACTED.open("a") as file:
+            file.write("shipped\\n")
+        return "shipped"
+
+@harden(journal="the users own.db")
+def crew():
+    clerk = Agent(role="Clerk", goal="g", backstory="b", llm="gpt-4o-mini", tools=[charge, Ship()])
+    task = Task(description="Serve {customer}", expected_output="o", agent=clerk)
+    return Crew(name="shop", agents=[clerk], tasks=[task])
+'''
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a user's project."""
+    (tmp_path / "shop.py").write_text(CREW, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    return tmp_path
+
+
+def test_the_command_on_a_users_crew(shop: Path) -> None:
+    """The crew is killed everywhere, keeps its promises, and neither model nor tool was used."""
+    command = [sys.executable, "-m", "crewai_prod", "doctor", "shop:crew", "--crash-test"]
+    options = ["-i", "customer=ada", "--points", "4", "--random", "1", "--seed", "3", "--json"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = json.loads(done.stdout)
+    assert report["ok"]
+    modes = {shape["mode"]: shape for shape in report["shapes"]}
+    assert modes["boundary"]["kills"] == 4
+    assert modes["every session"]["kills"] > 10
+    assert modes["every session"]["pauses"] > 0
+    assert all(shape["output_equal"] for shape in report["shapes"])
+    assert not (shop / "acted").exists()
+    assert not (shop / "the users own.db").exists()
+
+
+def test_real_tools_act_once_a_run(shop: Path) -> None:
+    """With the crew's own tools, every run of the crash test acts once, however often killed."""
+    report = run_crash_test(
+        "shop:crew", inputs={"customer": "ada"}, points=3, random_kills=0, real_tools=True
+    )
+    assert report.ok, report.render()
+    assert all(shape.output_equal is None for shape in report.shapes)
+    runs = 1 + sum(shape.trials for shape in report.shapes)
+    acted = (shop / "acted").read_text(encoding="utf-8").split()
+    assert (acted.count("charged"), acted.count("shipped")) == (runs, runs)
+
+
+def test_a_target_that_is_no_crew(shop: Path) -> None:
+    """What is wrong with the target is said, and nothing is killed."""
+    with pytest.raises(UsageError, match="no 'nothing'"):
+        run_crash_test("shop:nothing")
