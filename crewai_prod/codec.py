@@ -125,10 +125,13 @@ def _is_text(value: str) -> bool:
 
 
 def _dict(value: dict[Any, Any], depth: int) -> Any:
-    plain = all(type(key) is str and key != "$" and _is_text(key) for key in value)
-    if plain:
-        return {key: to_tree(item, depth - 1) for key, item in value.items()}
-    return _tag("dict", [[to_tree(k, depth - 1), to_tree(v, depth - 1)] for k, v in value.items()])
+    tree = {}
+    for key, item in value.items():
+        if type(key) is not str or key == "$" or not _is_text(key):
+            pairs = value.items()
+            return _tag("dict", [[to_tree(k, depth - 1), to_tree(v, depth - 1)] for k, v in pairs])
+        tree[key] = to_tree(item, depth - 1)
+    return tree
 
 
 def _object(value: Any, depth: int | None) -> dict[str, Any]:
@@ -194,8 +197,8 @@ _UNPACKERS: dict[str, Callable[[Any], Any]] = {
 def meaning(value: Any) -> bytes:
     """Canonical JSON of what a value means, for digests: keys sorted, no addresses, never fails.
 
-    Two values of different classes with the same fields mean the same; an object without fields means
-    its class.
+    Two values of different classes with the same fields mean the same; an object without fields
+    means its class.
     """
     try:
         return orjson.dumps(value, default=_meaning_of, option=_CANONICAL)

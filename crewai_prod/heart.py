@@ -1,7 +1,7 @@
 """The heartbeat: one daemon thread per process that extends the leases of all its runs.
 
-Rule: a run whose lease another process has taken is stopped at the next beat at the latest; its writes
-are refused by the journal before that. A process that is forked starts a heart of its own.
+Rule: a run whose lease another process has taken is stopped at the next beat at the latest; its
+writes are refused by the journal before that. A process that is forked starts a heart of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crewai_prod.run import Run
 
 LEASE_SECONDS = 15.0
-"""How long a silent owner on another host keeps a run. On the same host a dead one loses it at once."""
+"""How long a silent owner on another host keeps a run; a dead one on this host loses it at once."""
 
 _BEATS_PER_LEASE = 3
 

@@ -187,9 +187,9 @@ class TaskRecord:
 class MessageRecord:
     """One message of a conversation, stored once per run and addressed by its content.
 
-    `digest` covers the message and, through `parent`, all that came before it. `body` is JSON of the
-    message; where its `content` is word for word the result text of a step, the content is left out
-    and `content_step` names that step's id.
+    `digest` covers the message and, through `parent`, all that came before it. `body` is JSON of
+    the message; where its `content` is word for word the result text of a step, the content is left
+    out and `content_step` names that step's id.
     """
 
     digest: str

@@ -1,8 +1,8 @@
 """What to do with a step or a task that may have been recorded: pure decisions, no I/O.
 
-Rules (DESIGN section 4): a recorded answer is replayed; a failure that the crew saw and went on from
-is replayed as it was; the failure that stopped the run is tried anew; a tool that was started and has
-no outcome is unknown; a model call whose prompt drifted follows the history of its scope.
+Rules (DESIGN section 4): a recorded answer is replayed; a failure that the crew saw and went on
+from is replayed as it was; the failure that stopped the run is tried anew; a tool that was started
+and has no outcome is unknown; a model call whose prompt drifted follows the history of its scope.
 """
 
 from __future__ import annotations

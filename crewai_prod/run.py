@@ -1,8 +1,8 @@
 """One run being advanced: ties the rules, the journal and the log together.
 
 Rule: whatever was paid for or done is in the journal before anyone else sees it, and a refusal is
-stored on the run before it is raised, so that no `except` on the way out can lose it. From the moment
-a run is stopped, every seam that asks it refuses. Knows nothing of crewai.
+stored on the run before it is raised, so that no `except` on the way out can lose it. From the
+moment a run is stopped, every seam that asks it refuses. Knows nothing of crewai.
 
 All methods may be called from any thread. Those that write (`begin_tool`, `finish`, `fail`, tasks,
 `end`) block on the disk: call them from a worker thread when on an event loop.
@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -34,6 +33,7 @@ from crewai_prod.errors import (
 from crewai_prod.heart import HEART
 from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
+from crewai_prod.outcomes import UnknownPolicy, settle
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
@@ -49,66 +49,30 @@ from crewai_prod.records import (
     Usage,
 )
 from crewai_prod.redact import redact_text
-from crewai_prod.replay import History, TaskPlan
+from crewai_prod.replay import TaskPlan
 from crewai_prod.steps import (
     NOTHING_SAID,
-    Request,
     Scope,
     Talk,
     digest,
     idempotency_key,
     lies_in,
     read_request,
-    step_id,
     task_scope,
 )
-from crewai_prod.tooling import CurrentStep, Outcome, ToolOptions
+from crewai_prod.tooling import CurrentStep, ToolOptions
+from crewai_prod.walk import Ticket, Walk
 
 _SHORTEST_SHARED = 64
 """Shorter contents are cheaper to repeat than to point at."""
 
-UnknownPolicy = str | Outcome | Mapping[str, Outcome]
-"""`pause`, `rerun` or `fail`; one outcome for whatever is open; or one by step id."""
-
-current_scope: ContextVar[tuple[Run, Scope] | None] = ContextVar(
-    "crewai_prod_scope", default=None
-)
+current_scope: ContextVar[tuple[Run, Scope] | None] = ContextVar("crewai_prod_scope", default=None)
 step_in_body: ContextVar[CurrentStep | None] = ContextVar("crewai_prod_step", default=None)
 
 
 def current_step() -> CurrentStep | None:
     """The step in whose body this code runs, or None outside a hardened run's tools."""
     return step_in_body.get()
-
-
-@dataclass(slots=True, kw_only=True)
-class Ticket:
-    """A step between its beginning and its end.
-
-    `recorded` is the answer of an earlier session; if it is set there is nothing to do.
-    """
-
-    scope: Scope
-    kind: StepKind
-    name: str
-    digest: str
-    occurrence: int
-    step_id: str
-    recorded: StepRecord | None = None
-    seq: int = 0
-    attempt: int = 1
-    before: AttemptRecord | None = None
-    request: Request | None = None
-    arguments: str | None = None
-    effect: str | None = None
-    provider: str | None = None
-    started_at: float = field(default_factory=time.time)
-    clock: float = field(default_factory=time.perf_counter)
-
-    @property
-    def elapsed_ms(self) -> float:
-        """Milliseconds since the step began."""
-        return round((time.perf_counter() - self.clock) * 1000, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,12 +108,7 @@ class Run:
         self._lock = threading.Lock()
         self._landed = threading.Condition(self._lock)
         self._flying = 0
-        self._history = History(())
-        self._occurrences: Counter[tuple[str, str, str]] = Counter()
-        self._acting: set[tuple[str, str, str]] = set()
-        self._entries: Counter[str] = Counter()
-        self._complained: set[str] = set()
-        self._seq = 0
+        self._walk = Walk()
         self._messages: set[str] = set()
         self._contents: dict[str, str] = {}
         self._talks: dict[str, Talk] = {}
@@ -169,11 +128,11 @@ class Run:
         self._lease = opened.lease
         self.log, self.unknown = log, unknown
         self.plans = {plan.definition.position: plan for plan in plans}
-        self._history = History(opened.steps)
+        self._walk = Walk(opened.steps)
         for task in opened.tasks:
             if task.error is not None and orjson.loads(task.error).get("of_last_answer"):
-                self._history.distrust(self.scope_of_task(task.position).path)
-        self._seq = max((step.seq for step in opened.steps), default=0)
+                self._walk.history.distrust(self.scope_of_task(task.position).path)
+        self.degraded = any(_is_failed_tool(step) for step in opened.steps)
         self._messages = set(opened.messages)
         self._usage = recorded_usage(opened.steps, opened.attempts)
 
@@ -224,7 +183,7 @@ class Run:
 
     @contextmanager
     def in_flight(self) -> Iterator[None]:
-        """What is called here is being paid for or done: the run does not end before it is recorded."""
+        """What is called here is paid for or done: the run does not end before it is recorded."""
         with self._lock:
             self._flying += 1
         try:
@@ -236,31 +195,16 @@ class Run:
 
     def land(self, seconds: float) -> bool:
         """Refuse new steps and wait for those in flight; whether all have been recorded."""
-        self.stop(RunError("The run has ended; a task that ran beside the one that ended it goes no further."))
+        self.stop(RunError("The run has ended: what ran beside the task that ended it stops here."))
         with self._lock:
             return self._landed.wait_for(lambda: self._flying == 0, seconds)
 
     # -- scopes -----------------------------------------------------------------------------------
 
     def enter(self, scope: Scope, *, retry: bool) -> None:
-        """An agent begins to work in a scope, perhaps not for the first time.
-
-        CrewAI executes a task again after an error (`retry`), and again with a guardrail's complaint.
-        After an error the same requests are answered as before, up to the one that failed. After a
-        complaint the model decides anew; what it already did to the world with the same arguments is
-        not done again, what failed may be.
-        """
+        """An agent begins to work in a scope; see `Walk.enter`."""
         with self._lock:
-            self._entries[scope.path] += 1
-            if retry:
-                self._history.rewind(scope.path)
-            elif self._entries[scope.path] > 1:
-                self._complained.add(scope.path)
-            else:
-                return
-            for key in [key for key in self._occurrences if lies_in(key[0], scope.path)]:
-                if retry or key in self._acting:
-                    del self._occurrences[key]
+            self._walk.enter(scope.path, retry=retry)
 
     # -- model calls ------------------------------------------------------------------------------
 
@@ -287,13 +231,9 @@ class Run:
         )
         with self._lock:
             self._talks[scope.path] = request.talk
-            ticket = self._ticket(scope, StepKind.MODEL, name, request.digest)
+            ticket = self._walk.identify(scope, StepKind.MODEL, name, request.digest)
             ticket.request, ticket.provider = request, provider
-            record = self._history.take(ticket.step_id)
-            drifted = record is None and scope.follow
-            if drifted:
-                record = self._history.follow(scope.path, request.params)
-            self._settle(ticket, record)
+            drifted = self._walk.look_up(ticket, params=request.params if scope.follow else None)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=drifted)
         return ticket
@@ -348,16 +288,17 @@ class Run:
         meant = digest(b"tool", name.encode("utf-8", "replace"), codec.meaning(arguments))
         with self._lock:
             effect = options.effect or "write"
-            ticket = self._ticket(scope, StepKind.TOOL, name, meant, acts=effect != "read")
+            ticket = self._walk.identify(scope, StepKind.TOOL, name, meant, acts=effect != "read")
             ticket.arguments, ticket.effect = orjson.dumps(tree).decode(), effect
-            record = self._history.take(ticket.step_id)
-            self._settle(ticket, record)
-        if record is not None and record.status is StepStatus.STARTED and ticket.effect == "write":
-            self._reconcile(ticket, record, dict(arguments), options)
+            self._walk.look_up(ticket)
+        record = ticket.record
+        if record is not None and record.status is StepStatus.STARTED and effect == "write":
+            self._settle(ticket, record, dict(arguments), options)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=False)
         elif ticket.effect == "write":
-            self._write(lambda: self.journal.start_step(self.lease, self._step(ticket, StepStatus.STARTED)))
+            intent = self._step(ticket, StepStatus.STARTED)
+            self._write(lambda: self.journal.start_step(self.lease, intent))
         return ticket
 
     def finish_tool(self, ticket: Ticket, result: str, text: str | None) -> None:
@@ -464,7 +405,7 @@ class Run:
         self._remember(fresh)
         with self._lock:
             path = self.scope_of_task(position).path
-            self._history.forget(path)
+            self._walk.history.forget(path)
             self._talks = {at: talk for at, talk in self._talks.items() if not lies_in(at, path)}
         self.log.task_finished(task=record.name, position=position, agent=agent, status="done")
 
@@ -477,8 +418,8 @@ class Run:
             position: Of the task.
             agent: Role of its agent.
             error: What ended it.
-            of_last_answer: The task has no output: if its last step was a model's answer, CrewAI could
-                do nothing with it, and resuming asks for it anew.
+            of_last_answer: The task has no output: if its last step was a model's answer, CrewAI
+                could do nothing with it, and resuming asks for it anew.
         """
         if self._stopped is not None:
             return
@@ -510,7 +451,9 @@ class Run:
         """What the run has cost so far, all sessions together."""
         return self._usage
 
-    def end(self, status: RunStatus, *, result: str | None = None, error: str | None = None) -> None:
+    def end(
+        self, status: RunStatus, *, result: str | None = None, error: str | None = None
+    ) -> None:
         """End this session of the run and give the lease back.
 
         Raises:
@@ -535,64 +478,11 @@ class Run:
 
     # -- inner ------------------------------------------------------------------------------------
 
-    def _ticket(
-        self, scope: Scope, kind: StepKind, name: str, meant: str, *, acts: bool = False
-    ) -> Ticket:
-        key = (scope.path, kind.value, meant)
-        occurrence = self._occurrences[key]
-        if acts:
-            self._acting.add(key)
-            while self._may_retry(scope, step_id(*key, occurrence)):
-                occurrence += 1
-        self._occurrences[key] = occurrence + 1
-        return Ticket(
-            scope=scope,
-            kind=kind,
-            name=name,
-            digest=meant,
-            occurrence=occurrence,
-            step_id=step_id(scope.path, kind.value, meant, occurrence),
-        )
-
-    def _may_retry(self, scope: Scope, step: str) -> bool:
-        """Whether a failed call is passed over because the model has been sent to work again."""
-        sent = any(lies_in(scope.path, path) for path in self._complained)
-        return sent and self._history.failed(step)
-
-    def _settle(self, ticket: Ticket, record: StepRecord | None) -> None:
-        """Decide from the record whether the ticket is a replay, a new try or a first one."""
-        if record is None:
-            self._seq += 1
-            ticket.seq = self._seq
-            return
-        replayed = record.status is StepStatus.DONE or (
-            record.status is StepStatus.FAILED and self._history.went_on(record)
-        )
-        if replayed:
-            ticket.recorded = record
-            return
-        ticket.step_id, ticket.seq = record.step_id, record.seq
-        ticket.digest, ticket.occurrence = record.digest, record.occurrence
-        ticket.attempt = record.attempts + 1
-        ticket.before = AttemptRecord(
-            step_id=record.step_id,
-            attempt=record.attempts,
-            status=record.status,
-            error=record.error,
-            usage=record.usage,
-            started_at=record.started_at,
-            duration_ms=record.duration_ms,
-            epoch=record.epoch,
-        )
-
-    def _reconcile(
+    def _settle(
         self, ticket: Ticket, record: StepRecord, arguments: dict[str, Any], options: ToolOptions
     ) -> None:
         """Settle a call that was started and never ended, or pause the run on it."""
-        if options.idempotent:
-            return
-        outcome = self._known_outcome(ticket, arguments, options)
-        self._close_question(ticket.step_id, outcome)
+        outcome = settle(self.journal, self.run_id, record, arguments, options, self.unknown)
         if outcome.kind == "not_done":
             return
         if outcome.kind == "unknown":
@@ -605,72 +495,8 @@ class Run:
         self._commit(ticket, step)
         ticket.recorded = step
 
-    def _known_outcome(
-        self, ticket: Ticket, arguments: dict[str, Any], options: ToolOptions
-    ) -> Outcome:
-        if options.reconcile is not None:
-            key = idempotency_key(self.run_id, ticket.step_id)
-            outcome = options.reconcile(arguments, key)
-            if outcome.kind != "unknown":
-                return outcome
-        answered = self._answered(ticket.step_id)
-        if answered is not None:
-            return answered
-        policy = self.unknown
-        if isinstance(policy, Mapping):
-            return policy.get(ticket.step_id, Outcome.unknown())
-        if isinstance(policy, Outcome):
-            return policy
-        return {"rerun": Outcome.not_done(), "fail": Outcome.failed()}.get(
-            policy, Outcome.unknown()
-        )
-
-    def _close_question(self, step: str, outcome: Outcome) -> None:
-        """A question that is settled need not be answered any more."""
-        decisions = {"done": "done", "not_done": "rerun", "failed": "fail"}
-        if outcome.kind not in decisions:
-            return
-        said: dict[str, Any] = {"decision": decisions[outcome.kind]}
-        if outcome.kind == "done":
-            said["result"] = codec.to_tree(outcome.result)
-        for approval in self.journal.approvals(self.run_id, status="open"):
-            if approval.step_id == step:
-                self.journal.answer(approval.id, orjson.dumps(said).decode())
-
-    def _answered(self, step: str) -> Outcome | None:
-        """What a person said about this step since the run was paused on it."""
-        for approval in self.journal.approvals(self.run_id):
-            if approval.step_id == step and approval.answer is not None:
-                said = orjson.loads(approval.answer)
-                if said["decision"] == "done":
-                    return Outcome.done(codec.from_tree(said.get("result")))
-                return Outcome.not_done() if said["decision"] == "rerun" else Outcome.failed()
-        return None
-
     def _step(self, ticket: Ticket, status: StepStatus, **outcome: Any) -> StepRecord:
-        request = ticket.request
-        return StepRecord(
-            seq=ticket.seq,
-            step_id=ticket.step_id,
-            scope=ticket.scope.path,
-            kind=ticket.kind,
-            name=ticket.name,
-            digest=ticket.digest,
-            occurrence=ticket.occurrence,
-            agent=ticket.scope.agent,
-            task=ticket.scope.task,
-            status=status,
-            effect=ticket.effect,
-            attempts=ticket.attempt,
-            arguments=ticket.arguments,
-            request=request.tip if request else None,
-            params=request.params if request else None,
-            provider=ticket.provider,
-            started_at=ticket.started_at,
-            duration_ms=None if status is StepStatus.STARTED else ticket.elapsed_ms,
-            epoch=self.lease.epoch,
-            **outcome,
-        )
+        return ticket.step(status, self.lease.epoch, **outcome)
 
     def _commit(
         self, ticket: Ticket, step: StepRecord, messages: Sequence[MessageRecord] = ()
@@ -682,7 +508,7 @@ class Run:
         )
         self._remember(messages)
         with self._lock:
-            self._history.add(step)
+            self._walk.history.add(step)
             if step.usage is not None:
                 self._usage += step.usage
         self.log.step_finished(step, task=ticket.scope.task_name)
@@ -735,8 +561,12 @@ class Run:
 
 def recorded_usage(steps: Iterable[StepRecord], attempts: Iterable[AttemptRecord]) -> Usage:
     """What was paid for according to the journal, failed and billed tries included."""
-    recorded = [entry.usage for entry in (*steps, *attempts)]
+    recorded = [step.usage for step in steps] + [attempt.usage for attempt in attempts]
     return sum((usage for usage in recorded if usage is not None), Usage())
+
+
+def _is_failed_tool(step: StepRecord) -> bool:
+    return step.kind is StepKind.TOOL and step.status is StepStatus.FAILED
 
 
 def status_of(error: BaseException) -> RunStatus:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from uuid import uuid4
@@ -18,9 +19,10 @@ from crewai_prod.heart import HEART, LEASE_SECONDS
 from crewai_prod.journal import Journal
 from crewai_prod.journal._lease import new_owner
 from crewai_prod.logs import RunLog
+from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.records import NewRun, Opened
 from crewai_prod.replay import OnChange, TaskDefinition, changes, plan_tasks
-from crewai_prod.run import Run, UnknownPolicy
+from crewai_prod.run import Run
 from crewai_prod.steps import digest
 
 
@@ -53,9 +55,7 @@ def inputs_digest(inputs: Any) -> str:
     return digest(codec.stored_meaning(inputs or {}))
 
 
-def open_session(
-    run: Run, request: RunRequest, definitions: Sequence[TaskDefinition]
-) -> Opened:
+def open_session(run: Run, request: RunRequest, definitions: Sequence[TaskDefinition]) -> Opened:
     """Create or take over the run and attach to it; a completed run is returned as it is.
 
     Raises:
@@ -70,7 +70,7 @@ def open_session(
         crew=request.name,
         inputs=codec.encode(request.inputs),
         inputs_digest=inputs_digest(request.inputs),
-        versions=orjson.dumps(_versions()).decode(),
+        versions=_versions(),
     )
     opened = run.journal.open_run(new, new_owner(), lease_seconds=request.lease_seconds)
     if opened.lease is None:
@@ -112,11 +112,13 @@ def _refuse(journal: Journal, opened: Opened, changed: Sequence[Any]) -> Definit
     )
 
 
-def _versions() -> dict[str, str]:
+@cache
+def _versions() -> str:
+    """JSON, read once: the packages' metadata take milliseconds to parse."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in ("crewai", "crewai-prod"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # running from a source tree
             found[package] = "unknown"
-    return found
+    return orjson.dumps(found).decode()

@@ -1,4 +1,4 @@
-"""Settings: from arguments first, then from `CREWAI_PROD_*` environment variables. Nothing else is read."""
+"""Settings: arguments first, then `CREWAI_PROD_*` environment variables, nothing else."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Settings(BaseSettings):
     """What applies to every run of a hardened crew unless `harden` is told otherwise.
 
     Attributes:
-        journal: Path of the SQLite file. Default `.crewai_prod/journal.db` below the working directory.
-        durability: `power` survives a power cut (every commit is synced), `process` survives the end
-            of the process.
+        journal: Path of the SQLite file. Default `.crewai_prod/journal.db` below the working
+        directory. durability: `power` survives a power cut (every commit is synced), `process`
+            survives the end of the process.
         on_change: What to do when the crew is not the one the run was started with.
         unknown: What to do about a tool call whose outcome a crash left open.
         log: Path of the log, `stderr`, or `none`. Default: a file beside the journal.

@@ -1,8 +1,8 @@
 """Which step is which: the identity that lets a resumed run find the answer it already paid for.
 
-Rule: a step is the n-th request of the same meaning in the same scope. Reason: neither thread timing
-nor the process that asks may change it. Blind spot: two requests of the same meaning made at the same
-time in one scope are interchangeable, and are treated so.
+Rule: a step is the n-th request of the same meaning in the same scope. Reason: neither thread
+timing nor the process that asks may change it. Blind spot: two requests of the same meaning made at
+the same time in one scope are interchangeable, and are treated so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LEAVES = frozenset({str, int, float, bool, type(None)})
 
 def digest(*parts: bytes) -> str:
     """20 hex digits over the parts, told apart by their lengths."""
-    told_apart = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    told_apart = b"".join([len(part).to_bytes(8, "big") + part for part in parts])
     return hashlib.blake2b(told_apart, digest_size=10).hexdigest()
 
 
@@ -109,7 +109,7 @@ class Request:
         digest: Of conversation and parameters together: the identity.
         tip: Digest of the conversation's last message, None for an empty one.
         params: Digest of the parameters alone.
-        messages: The conversation's messages that the journal does not hold yet, parameters included.
+        messages: Those of the conversation (and the parameters) that the journal does not hold.
         talk: The whole conversation as it was read, to read the next one faster.
     """
 
@@ -198,7 +198,7 @@ def _copy(value: Any) -> Any:
     if kind in _LEAVES:
         return value
     if kind is dict:
-        return {key: _copy(item) for key, item in value.items()}
+        return {k: v if type(v) in _LEAVES else _copy(v) for k, v in value.items()}
     if kind is list:
         return [_copy(item) for item in value]
     return _UNEQUAL

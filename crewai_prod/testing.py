@@ -1,7 +1,7 @@
 """What users' tests may want: a model that needs no network, and a session of hardened crews.
 
-As a pytest plugin (`-p crewai_prod.testing`) it adds `--harden-crews`: every crew that a test kicks off
-is hardened, with a journal in a temporary folder.
+As a pytest plugin (`-p crewai_prod.testing`) it adds `--harden-crews`: every crew that a test kicks
+off is hardened, with a journal in a temporary folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Script", "ScriptedLLM"]
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve names when they are used: as a plugin this module is imported before crewai is set up."""
+    """Resolve names when used: as a plugin this module is imported before crewai is set up."""
     if name in __all__:
         from crewai_prod._crewai import scripted
 

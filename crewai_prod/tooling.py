@@ -51,8 +51,9 @@ class ToolOptions:
     """What is declared about one tool.
 
     Attributes:
-        effect: `read` has no effect on the world and may be repeated; `write` has one; `nested` does
-            its work through steps of its own (delegation). None: not declared, treated as `write`.
+        effect: `read` has no effect on the world and may be repeated; `write` has one; `nested`
+            does its work through steps of its own (delegation). None: not declared, treated as
+            `write`.
         idempotent: Repeating the call with the same `current_step().idempotency_key` has no second
             effect, so an open outcome is settled by running it again.
         reconcile: `(arguments, idempotency_key) -> Outcome`, asked about an open outcome.

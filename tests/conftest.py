@@ -9,7 +9,6 @@ import os
 import socket
 import sqlite3
 import tempfile
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,6 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test works in a folder of its own: the default journal lies below it."""
     monkeypatch.chdir(tmp_path)
-    yield

@@ -37,7 +37,7 @@ def in_scope(run: Run, scope: Scope) -> Iterator[None]:
 
 @contextmanager
 def _at_work(agent: Any) -> Iterator[None]:
-    """The agent's scope. CrewAI's retry after an error calls an agent within itself: it stays there."""
+    """The agent's scope. After an error CrewAI calls an agent within itself: it stays there."""
     run: Run = seam_of(agent)
     current = current_scope.get()
     scope = current[1] if current is not None and current[0] is run else Scope()

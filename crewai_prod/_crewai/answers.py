@@ -1,7 +1,7 @@
 """Every form in which a provider of CrewAI answers, as JSON and back.
 
-Forms: text; an instance of the caller's `response_model` (or of the model's `response_format`); a list
-of tool calls as dicts or SDK objects; the Responses API's result object; what an executed tool
+Forms: text; an instance of the caller's `response_model` (or of the model's `response_format`); a
+list of tool calls as dicts or SDK objects; the Responses API's result object; what an executed tool
 returned. The live answer goes through here as well, so that CrewAI sees the same thing when it is
 replayed: OpenAI, LiteLLM and Anthropic calls become plain dicts. Google's parts come back as parts,
 because their signatures must return to the provider unchanged.

@@ -1,8 +1,8 @@
 """A crew's copy for one run: its agents, tasks, models and tools behind their seams, linked anew.
 
-Every object of the user's is copied at most once, so that what was shared stays shared (one model of
-two agents, one task in two contexts). State that CrewAI keeps on an object from one kickoff to the next
-and that would mix runs (executors, counters, retries) starts afresh.
+Every object of the user's is copied at most once, so that what was shared stays shared (one model
+of two agents, one task in two contexts). State that CrewAI keeps on an object from one kickoff to
+the next and that would mix runs (executors, counters, retries) starts afresh.
 """
 
 from __future__ import annotations
@@ -175,5 +175,5 @@ def give_back_crew(taken: Any, held: Crew) -> None:
         give_back(taken.manager_agent, held.manager_agent, keep=_KEPT_OF_AGENT)
     # A plan is appended to the descriptions: given back, it would be part of the next definition.
     kept = _KEPT_OF_TASK | {"description"} if taken.planning else _KEPT_OF_TASK
-    for task, original in zip(taken.tasks, held.tasks, strict=False):
-        give_back(task, original, keep=kept)
+    for task, shown in zip(taken.tasks, held.tasks, strict=False):
+        give_back(task, shown, keep=kept)

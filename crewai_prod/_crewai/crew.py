@@ -25,11 +25,11 @@ from crewai_prod._crewai.outputs import decode_kickoff, decode_output, encode_ki
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import Seamed, put, put_private, seam_of, take_over
 from crewai_prod.errors import CrewProdError, JournalError, UsageError
+from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.records import Opened, RunStatus, Usage
-from crewai_prod.run import Run, UnknownPolicy, current_step, recorded_usage, status_of
+from crewai_prod.run import Run, current_step, recorded_usage, status_of
 from crewai_prod.session import RunRequest, inputs_digest, open_session
 from crewai_prod.steps import Scope
-
 
 _LANDING_SECONDS = 60.0
 """How long the end of a failed run waits for calls of other tasks that are being paid for."""
@@ -96,9 +96,7 @@ class HardenedCrew(Seamed):
         **kwargs: Any,
     ) -> Any:
         """`kickoff` on a worker thread."""
-        working = await asyncio.to_thread(
-            _working, self, run_id, on_change, unknown, args, kwargs
-        )
+        working = await asyncio.to_thread(_working, self, run_id, on_change, unknown, args, kwargs)
         return await working.kickoff_async(inputs, *args, **kwargs)
 
     async def akickoff(
@@ -111,9 +109,7 @@ class HardenedCrew(Seamed):
         **kwargs: Any,
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
-        working = await asyncio.to_thread(
-            _working, self, run_id, on_change, unknown, args, kwargs
-        )
+        working = await asyncio.to_thread(_working, self, run_id, on_change, unknown, args, kwargs)
         return await working.akickoff(inputs, *args, **kwargs)
 
     def copy(self) -> Any:
@@ -213,7 +209,7 @@ class RunSeam:
         return seen
 
     def _record_end(self, error: BaseException, facts: str) -> None:
-        """A run whose end cannot be recorded stays `running` without an owner: it can be resumed."""
+        """A run whose end cannot be recorded stays `running`, without an owner: it resumes."""
         with suppress(JournalError):
             self.run.end(status_of(error), error=facts)
 
@@ -231,25 +227,30 @@ class RunCrew(Seamed):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "_memory":  # CrewAI makes it when the crew first emits an event; callbacks use it
+        if (
+            name == "_memory"
+        ):  # CrewAI makes it when the crew first emits an event; callbacks use it
             seam: RunSeam = seam_of(self)
             for held in (seam.facade, *seam.seam.held):
                 put_private(held, _memory=value)
 
     def kickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`Crew.kickoff` within the run. With `stream` set, CrewAI calls this again for the work."""
+        """`Crew.kickoff` within the run. With `stream`, CrewAI calls this again for the work."""
         if self.stream:  # type: ignore[attr-defined]
             return super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         seam: RunSeam = seam_of(self)
         stored = seam.open(self, inputs, _files(args, kwargs))
         if stored is not None:
             return stored
+        failure: BaseException
         try:
             with in_scope(seam.run, Scope()):
                 result = super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
-        except BaseException as error:
-            raise _seen(seam.failed(self, error), error)
-        return seam.finished(self, result)
+        except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
+            failure = error
+        else:
+            return seam.finished(self, result)
+        raise _seen(seam.failed(self, failure), failure)
 
     async def akickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`Crew.akickoff` within the run."""
@@ -259,14 +260,19 @@ class RunCrew(Seamed):
         stored = await asyncio.to_thread(seam.open, self, inputs, _files(args, kwargs))
         if stored is not None:
             return stored
+        failure: BaseException
         try:
             with in_scope(seam.run, Scope()):
                 result = await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
-        except Exception as error:
-            raise _seen(await asyncio.to_thread(seam.failed, self, error), error)
-        except BaseException as error:  # cancelled: nothing may be awaited any more
-            raise _seen(seam.failed(self, error), error)
-        return await asyncio.to_thread(seam.finished, self, result)
+        except BaseException as error:  # noqa: BLE001 - as in `kickoff`
+            failure = error
+        else:
+            return await asyncio.to_thread(seam.finished, self, result)
+        if isinstance(failure, Exception):
+            seen = await asyncio.to_thread(seam.failed, self, failure)
+        else:  # cancelled: nothing may be awaited any more
+            seen = seam.failed(self, failure)
+        raise _seen(seen, failure)
 
     def calculate_usage_metrics(self) -> Any:
         """The run's true total, all sessions together."""
@@ -281,13 +287,13 @@ class RunCrew(Seamed):
 
     def _create_manager_agent(self) -> None:
         seam: RunSeam = seam_of(self)
-        given = self.manager_agent  # type: ignore[has-type]
+        given = self.manager_agent  # type: ignore[attr-defined]
         if given is None:
             put(self, manager_llm=seam.workshop.llm(create_llm(self.manager_llm)))  # type: ignore[attr-defined]
         super()._create_manager_agent()  # type: ignore[misc]
         if given is None:
-            seam.manager = self.manager_agent
-            manager = seam.workshop.agent(self.manager_agent)
+            seam.manager = self.manager_agent  # type: ignore[attr-defined]
+            manager = seam.workshop.agent(seam.manager)
             manager.crew = self
             put(self, manager_agent=manager)
 
@@ -299,9 +305,7 @@ class RunCrew(Seamed):
         super()._handle_crew_planning()  # type: ignore[misc]
 
 
-def harden_crew(
-    crew: Crew, options: Options, build: Callable[[], Crew] | None = None
-) -> Crew:
+def harden_crew(crew: Crew, options: Options, build: Callable[[], Crew] | None = None) -> Crew:
     """A hardened crew that shares its agents and tasks with the one given."""
     held = (crew, *seam_of(crew).held) if isinstance(crew, HardenedCrew) else (crew,)
     seam = CrewSeam(options, build, held, {k: _snapshot(v) for k, v in crew.__dict__.items()})
@@ -340,7 +344,7 @@ def _working(
         alone = seam.running == 1
     workshop.fill(crew, facade.tasks if alone and len(facade.tasks) == len(crew.tasks) else None)
     if not alone:
-        # CrewAI keeps input files and stream positions by these ids: runs side by side need own ones.
+        # CrewAI keeps input files and streams by these ids: runs side by side need their own.
         for one in (crew, *crew.tasks):
             put(one, id=uuid4())
     return crew
@@ -359,7 +363,7 @@ def _source(facade: Any, seam: CrewSeam) -> Any:
 
 
 def _snapshot(value: Any) -> Any:
-    """A value to compare with later; lists by their items' identity, since callbacks are appended."""
+    """A value to compare with later; a list by its items: callbacks are appended to it."""
     return [id(item) for item in value] if isinstance(value, list) else id(value)
 
 

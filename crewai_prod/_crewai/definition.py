@@ -1,7 +1,7 @@
-"""What a crew's tasks are, as digests: the fingerprints that say whether a stored output still holds.
+"""What a crew's tasks are, as digests that say whether a stored output still holds.
 
-A part that is a function is known by its name and source; what it calls is not looked into. Callbacks,
-verbosity, rate limits, keys and addresses are no part of a definition.
+A part that is a function is known by its name and source; what it calls is not looked into.
+Callbacks, verbosity, rate limits, keys and addresses are no part of a definition.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ def _parts(crew: Crew, task: Task) -> dict[str, str]:
     model = crew.manager_llm if hierarchical and crew.manager_agent is None else None
     described: dict[str, Any] = {
         "description": getattr(task, "_original_description", None) or task.description,
-        "expected_output": getattr(task, "_original_expected_output", None)
-        or task.expected_output,
+        "expected_output": getattr(task, "_original_expected_output", None) or task.expected_output,
         "agent": _agent(agent),
         "coworkers": [_agent(one) for one in crew.agents] if hierarchical else None,
         "model": _model(model if model is not None else getattr(agent, "llm", None)),
@@ -87,9 +86,11 @@ def _agent(agent: Any) -> dict[str, Any]:
 
 
 def _model(llm: Any) -> Any:
-    return model_params(llm, None, None, llm.__dict__.get("response_format")) if isinstance(
-        llm, BaseLLM
-    ) else llm
+    return (
+        model_params(llm, None, None, llm.__dict__.get("response_format"))
+        if isinstance(llm, BaseLLM)
+        else llm
+    )
 
 
 def _tool(tool: Any) -> str:

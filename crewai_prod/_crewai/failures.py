@@ -1,8 +1,8 @@
 """Failures of model calls as JSON and back, and what a failed call was billed.
 
 A replayed failure has the class it had, as long as that class is a builtin, crewai's or one of the
-SDKs' listed here: they are found by name among the subclasses of a fixed root, nothing is imported by a
-stored name. Any other class comes back as `ReplayedError`.
+SDKs' listed here: they are found by name among the subclasses of a fixed root, nothing is imported
+by a stored name. Any other class comes back as `ReplayedError`.
 """
 
 from __future__ import annotations

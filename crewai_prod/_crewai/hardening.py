@@ -1,7 +1,7 @@
 """Harden every crew of a test session: how a suite that knows nothing of this package is run on it.
 
-This is the one place that replaces methods of CrewAI's classes, and only for as long as a pytest session
-asks for it with `--harden-crews`.
+This is the one place that replaces methods of CrewAI's classes, and only for as long as a pytest
+session asks for it with `--harden-crews`.
 """
 
 from __future__ import annotations

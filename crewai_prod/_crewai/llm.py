@@ -16,13 +16,13 @@ from crewai.types.usage_metrics import UsageMetrics
 
 from crewai_prod._crewai.answers import decode_answer, encode_answer
 from crewai_prod._crewai.failures import billed_usage, describe, revive
-from crewai_prod._crewai.stop import StopRun
-from crewai_prod._crewai.stop import _Passing as Passing
+from crewai_prod._crewai.stop import Passing, StopRun
 from crewai_prod._crewai.takeover import Seamed, put, put_private, seam_of, take_over
 from crewai_prod.errors import CrewProdError, EmptyResponse
 from crewai_prod.records import StepRecord, StepStatus, Usage
-from crewai_prod.run import Answer, Run, Ticket, body_point, current_scope
+from crewai_prod.run import Answer, Run, body_point, current_scope
 from crewai_prod.steps import Scope
+from crewai_prod.walk import Ticket
 
 _ARGUMENTS = (
     "messages",
@@ -209,7 +209,7 @@ class _Call:
         return decode_answer(record.result, self.types)
 
     def finish(self, ticket: Ticket, answer: Any, meter: Meter) -> Any:
-        """Commit the answer. An empty one is a failure: CrewAI raises at it, and must not meet it again."""
+        """Commit the answer. An empty one is a failure: CrewAI raises at it."""
         if answer is None or (isinstance(answer, (str, list)) and not answer):
             self.failed(ticket, EmptyResponse(), meter)
             return answer
@@ -247,13 +247,11 @@ class _Call:
 def take_over_llm(llm: BaseLLM, run: Run) -> BaseLLM:
     """The model for one run, with one state with the user's: counters, clients, response ids.
 
-    A model that hands its calls on to another one (Azure's does) is copied, because the other one must
-    be metered with it.
+    A model that hands its calls on to another one (Azure's does) is copied, because the other one
+    must be metered with it.
     """
     fields = {k: v for k, v in llm.__dict__.items() if isinstance(v, BaseLLM)}
-    private = {
-        k: v for k, v in (llm.__pydantic_private__ or {}).items() if isinstance(v, BaseLLM)
-    }
+    private = {k: v for k, v in (llm.__pydantic_private__ or {}).items() if isinstance(v, BaseLLM)}
     taken = take_over(llm, DurableLLM, run, share=not fields and not private)
     put(taken, **{k: take_over(v, MeteredLLM, run) for k, v in fields.items()})
     put_private(taken, **{k: take_over(v, MeteredLLM, run) for k, v in private.items()})

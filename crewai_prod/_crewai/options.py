@@ -13,11 +13,10 @@ from crewai_prod.errors import UsageError
 from crewai_prod.journal import Journal
 from crewai_prod.journals import shared_journal
 from crewai_prod.logs import DEFAULT, RunLog, open_log
+from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.replay import OnChange
-from crewai_prod.run import UnknownPolicy
 from crewai_prod.settings import Settings
 from crewai_prod.tooling import Outcome, ToolOptions
-
 
 _ON_CHANGE = ("stop", "rerun", "keep")
 _UNKNOWN = ("pause", "rerun", "fail")

@@ -49,7 +49,7 @@ def _finished(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode_result(result: Any) -> str | None:
-    """What `kickoff` returned; None if an after-kickoff callback made something of another class."""
+    """What `kickoff` returned; None if a callback made something of another class of it."""
     if type(result) is not CrewOutput:
         return None
     data = {
@@ -88,8 +88,8 @@ def encode_kickoff(result: Any, made: Any) -> str:
     """What `kickoff` returned.
 
     An after-kickoff callback may make something of another class of it: then the output it was
-    `made` of is stored, and the callbacks are applied to it again. Where a crew of a class of its own
-    returns no CrewOutput at all, its value is stored.
+    `made` of is stored, and the callbacks are applied to it again. Where a crew of a class of its
+    own returns no CrewOutput at all, its value is stored.
     """
     for output, complete in ((result, True), (made, False)):
         text = encode_result(output)

@@ -1,8 +1,9 @@
 """How a refusal leaves CrewAI: raised from a model call, returned from a tool.
 
-An exception in a tool is swallowed by CrewAI (and repeats the tool up to six times on the text path);
-a returned `ToolFailure` is not. An exception in a model call leaves `kickoff` at once where this
-release knows `HookAborted`; in older ones CrewAI tries again and meets the stored refusal again.
+An exception in a tool is swallowed by CrewAI (and repeats the tool up to six times on the text
+path); a returned `ToolFailure` is not. An exception in a model call leaves `kickoff` at once where
+this release knows `HookAborted`; in older ones CrewAI tries again and meets the stored refusal
+again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Any
 
 from crewai_prod.errors import CrewProdError
 
+__all__ = ["Passing", "StopRun", "is_tool_failure", "tool_failure"]
+
 try:
-    from crewai.hooks.dispatch import HookAborted as _Passing
+    from crewai.hooks.dispatch import HookAborted as Passing
 except ImportError:  # 1.15.0 to before the release that added crewai.hooks.dispatch
 
-    class _Passing(Exception):  # type: ignore[no-redef]  # noqa: N818 - stands in for CrewAI's name
+    class Passing(Exception):  # type: ignore[no-redef]
         """What leaves a model call; this release has no exception that leaves `kickoff` at once."""
 
         def __init__(self, reason: str, source: Any = None) -> None:
@@ -32,7 +35,7 @@ except ImportError:
     ToolFailureReason = None  # type: ignore[assignment,misc]
 
 
-class StopRun(_Passing):
+class StopRun(Passing):
     """Carries a stored refusal out of CrewAI; never leaves this package."""
 
     def __init__(self, error: CrewProdError) -> None:
@@ -61,7 +64,8 @@ def is_tool_failure(value: Any) -> bool:
 def never_a_failure(cache_function: Callable[..., Any]) -> Callable[..., Any]:
     """A tool's `cache_function` that keeps failures out of CrewAI's cache of results.
 
-    CrewAI never caches a `ToolFailure`; told as text, a refusal would answer the resumed run's call.
+    CrewAI never caches a `ToolFailure`; told as text, a refusal would answer the resumed run's
+    call.
     """
 
     def decide(arguments: Any = None, result: Any = None) -> Any:

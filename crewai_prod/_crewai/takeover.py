@@ -27,9 +27,10 @@ class Seamed:
 def seam_class(mixin: type, original: type) -> type:
     """`class X(mixin, original)`, made once per pair and process.
 
-    It keeps the original's name for everything that prints it; its qualified name is its own, because
-    CrewAI registers tool classes by that name and must go on finding the original there. A class made
-    here is never put in front of another one: what is taken over again starts from its original.
+    It keeps the original's name for everything that prints it; its qualified name is its own,
+    because CrewAI registers tool classes by that name and must go on finding the original there. A
+    class made here is never put in front of another one: what is taken over again starts from its
+    original.
     """
     original = _originals.get(original, original)
     key = (mixin, original)
@@ -43,7 +44,7 @@ def seam_class(mixin: type, original: type) -> type:
                 "__doc__": original.__doc__,
                 "__slots__": (_SLOT,),
             }
-            made = cast(type, type(original)(original.__name__, (mixin, original), namespace))
+            made = type(original)(original.__name__, (mixin, original), namespace)
             _classes[key], _originals[made] = made, original
     return made
 

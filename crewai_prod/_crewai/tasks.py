@@ -93,10 +93,10 @@ class RunTask(Seamed):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         seam: TaskSeam | None = seam_of(self)
-        if seam is not None and seam.held is not None and name in seam.held.__dict__:
+        held = seam.held if seam is not None and name not in _NOT_SHOWN else None
+        if held is not None and name in held.__dict__:
             # Callbacks and guardrails read the tasks they hold while the crew is still running.
-            if name not in _NOT_SHOWN:
-                put(seam.held, **{name: value})
+            put(held, **{name: value})
 
     def _execute_core(self, agent: Any, context: Any, tools: Any) -> Any:
         seam: TaskSeam = seam_of(self)
@@ -140,5 +140,3 @@ def _refusing() -> Iterator[None]:
 
 def _role(agent: Any) -> str | None:
     return getattr(agent, "role", None)
-
-

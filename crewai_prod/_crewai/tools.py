@@ -1,11 +1,11 @@
 """The seam in front of a tool: both of CrewAI's tool paths pass through the run.
 
 The native path calls `run`, the text path `_run` through a `CrewStructuredTool`; `Tool.run` (what
-`@tool` makes) calls its function directly. All of them meet in `_run` here, and the original object's
-own method does the work, so that what a tool keeps on itself stays with the user's object.
+`@tool` makes) calls its function directly. All of them meet in `_run` here, and the original
+object's own method does the work, so that what a tool keeps on itself stays with the user's object.
 
-A tool that raises is recorded and reported to the model as a failure, once: raised on, the exception
-would make CrewAI run the tool again.
+A tool that raises is recorded and reported to the model as a failure, once: raised on, the
+exception would make CrewAI run the tool again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_fail
 from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
 from crewai_prod.errors import CrewProdError
 from crewai_prod.records import StepRecord, StepStatus
-from crewai_prod.run import Run, Ticket, body_point, current_scope, step_in_body
+from crewai_prod.run import Run, body_point, current_scope, step_in_body
 from crewai_prod.tooling import ToolOptions
+from crewai_prod.walk import Ticket
 
 _READING = frozenset(
     {
@@ -166,7 +167,9 @@ class _ToolCall:
         run, ticket = self.seam.run, self.live
         try:
             if self.seam.options.effect == "write" and not self.seam.options.idempotent:
-                return _refused(run.leave_unknown(ticket, f"raised {type(error).__name__}: {error}"))
+                return _refused(
+                    run.leave_unknown(ticket, f"raised {type(error).__name__}: {error}")
+                )
             run.fail_tool(ticket, describe(error))
             task = self.seam.tasks.get(ticket.scope.task if ticket.scope.task is not None else -1)
             if task is not None:

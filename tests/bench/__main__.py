@@ -1,4 +1,4 @@
-"""The benchmarks: `python -m tests.bench [--quick] [--full] [--json] [--only SECTION] [--folder DIR]`.
+"""The benchmarks: `python -m tests.bench [--quick] [--full] [--json] [--only PART] [--folder DIR]`.
 
 Everything is measured in one process, on one disk, what is compared taking turns in short rounds;
 numbers are medians. A missed target is printed as missed. LangGraph and DBOS come with

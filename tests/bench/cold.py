@@ -51,9 +51,7 @@ def _imports(rounds: int) -> Iterator[Row]:
     )
     program = "import sys, crewai_prod; sys.exit('crewai' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], check=False, env=_environment())
-    yield Row(
-        what="... loads crewai (0: no, 1: yes)", value=loaded.returncode, unit="", limit=0
-    )
+    yield Row(what="... loads crewai (0: no, 1: yes)", value=loaded.returncode, unit="", limit=0)
 
 
 def _run(*arguments: str) -> float:

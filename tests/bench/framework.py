@@ -6,6 +6,7 @@ import gc
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,7 @@ def _compare(
     yield Row(
         what=f"added per step, {name}", value=added, unit="ms", beside=beside, limit=limits[0]
     )
-    yield Row(
-        what="... of the bare step", value=100 * added / base, unit="%", limit=limits[1]
-    )
+    yield Row(what="... of the bare step", value=100 * added / base, unit="%", limit=limits[1])
     yield Row(
         what=f"... of a whole kickoff of {STEPS} steps",
         value=100 * whole / whole_base,
@@ -119,10 +118,11 @@ def _seams(folder: Path, durability: Durability, blocks: int) -> Iterator[Row]:
         with seams(journal, f"r{block}") as (llm, tool):
             for _ in range(_BLOCK):
                 talk, topic = conversation(20, next(marks)), next(marks)
-                for kind, mine, bare in (
-                    ("model", lambda: llm.call(talk, [SCHEMA]), lambda: _LLM.call(talk, [SCHEMA])),
-                    ("tool", lambda: tool.run(topic=topic), lambda: _TOOL.run(topic=topic)),
-                ):
+                calls = {
+                    "model": [partial(one.call, talk, [SCHEMA]) for one in (llm, _LLM)],
+                    "tool": [partial(one.run, topic=topic) for one in (tool, _TOOL)],
+                }
+                for kind, (mine, bare) in calls.items():
                     journal.spent = 0.0
                     spent[kind].append(_ms(mine) - _ms(bare))
                     inner[kind].append(journal.spent * 1000)

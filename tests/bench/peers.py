@@ -1,33 +1,33 @@
 """The same steps of 1 kB in LangGraph's SqliteSaver, in DBOS on SQLite and in our journal.
 
-All three commit as durably as SQLite can (`synchronous=FULL`) on the same disk and take turns. What
-LangGraph's engine takes without a saver is subtracted from it; DBOS and we are measured around the
-step alone. Peers that are not installed are stated as not measured.
+All commit to the same disk, in turns, as durably as SQLite can (`synchronous=FULL`), which is what
+the peers do by default; LangGraph also with NORMAL, which is our `durability="process"`. What
+LangGraph's engine takes without a saver is subtracted. Without the peers nothing is measured.
 """
 
 from __future__ import annotations
 
-import logging
 import operator
 import sqlite3
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, Protocol, TypedDict
 
-from crewai_prod.journal import open_journal
-from tests.bench.journal_floor import file_bytes
-from tests.bench.table import Row, amount
+from crewai_prod.journal import Durability, open_journal
+from tests.bench.journal_floor import SYNCHRONOUS, file_bytes
+from tests.bench.table import Row, amount, paired
 from tests.bench.workloads import KILOBYTE, seams
 
 SIZES = (10, 100, 1000)
 
 
 class Cost(NamedTuple):
-    """Of one step: median milliseconds, and bytes on disk."""
+    """Of one step: milliseconds, and bytes on disk."""
 
     ms: float
     size: float
@@ -50,26 +50,49 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Row]:
     """One row per peer and number of steps."""
     if missing():
         return
-    dbos = Dbos(folder)
-    try:
-        for steps in SIZES[:2] if quick else SIZES:
-            systems: dict[str, Callable[[Path, int], Cost]] = {
-                "ours": ours, "LangGraph `SqliteSaver` (sync)": langgraph, "DBOS on SQLite": dbos.run
-            }
-            found: dict[str, list[Cost]] = {name: [] for name in systems}
-            for number in range(1 if quick else 5):
-                place = folder / f"peers-{steps}-{number}"
-                place.mkdir()
-                for name, run in systems.items():
-                    found[name].append(run(place, steps))
-            mine = found.pop("ours")
-            yield from (_row(name, steps, costs, mine) for name, costs in found.items())
-    finally:
-        dbos.close()
+    peers: list[Peer] = [LangGraph("power"), LangGraph("process"), Dbos(folder)]
+    for steps in SIZES[:2] if quick else SIZES:
+        for peer in peers:
+            pairs = []
+            for _ in range(1 if quick else 3 if steps == SIZES[-1] else 9):
+                place = Path(tempfile.mkdtemp(dir=folder))
+                pairs.append((peer.run(place, steps), ours(place, steps, peer.durability)))
+            yield _row(peer.name, steps, pairs)
+    for peer in peers:
+        peer.close()
 
 
-def _row(name: str, steps: int, theirs: list[Cost], ours: list[Cost]) -> Row:
-    ratio = statistics.median(t.ms / o.ms for t, o in zip(theirs, ours, strict=True))
+class Peer(Protocol):
+    """Another journal."""
+
+    name: str
+    durability: Durability
+
+    def run(self, folder: Path, steps: int) -> Cost:
+        """So many steps."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+def ours(folder: Path, steps: int, durability: Durability) -> Cost:
+    """Tool calls through the seam: looked up, called, committed and logged."""
+    path = folder / "ours.db"
+    journal = open_journal(path, durability=durability)
+    before = file_bytes(path)
+    with seams(journal, "r") as (_, tool):
+        begin = time.perf_counter()
+        for number in range(steps):
+            tool.run(topic=f"topic {number}")
+        spent = time.perf_counter() - begin
+    journal.close()
+    return Cost(spent / steps * 1000, (file_bytes(path) - before) / steps)
+
+
+def _row(name: str, steps: int, pairs: list[tuple[Cost, Cost]]) -> Row:
+    theirs, ours = zip(*pairs, strict=True)
     cells = [
         f"{who} {amount(statistics.median(c.ms for c in costs), 'ms')} and "
         f"{amount(statistics.median(c.size for c in costs), 'B')} a step"
@@ -77,7 +100,7 @@ def _row(name: str, steps: int, theirs: list[Cost], ours: list[Cost]) -> Row:
     ]
     return Row(
         what=f"faster than {name}, {steps:,} steps",
-        value=ratio,
+        value=paired([cost.ms for cost in theirs], [cost.ms for cost in ours]),
         unit="x",
         beside=", ".join(cells),
         limit=5,
@@ -85,97 +108,89 @@ def _row(name: str, steps: int, theirs: list[Cost], ours: list[Cost]) -> Row:
     )
 
 
-def ours(folder: Path, steps: int) -> Cost:
-    """Tool calls through the seam: looked up, called, committed and logged."""
-    path = folder / "ours.db"
-    journal = open_journal(path)
-    before = file_bytes(path)
-    times = []
-    with seams(journal, "r") as (_, tool):
-        for number in range(steps):
-            begin = time.perf_counter()
-            tool.run(topic=f"{number}")
-            times.append(time.perf_counter() - begin)
-    journal.close()
-    return Cost(statistics.median(times) * 1000, (file_bytes(path) - before) / steps)
-
-
 class _State(TypedDict):
     items: Annotated[list[str], operator.add]
 
 
-def langgraph(folder: Path, steps: int) -> Cost:
-    """A loop whose state is a growing list, as a conversation is."""
-    connection = sqlite3.connect(folder / "langgraph.db", check_same_thread=False)
-    saver = import_module("langgraph.checkpoint.sqlite").SqliteSaver(connection)
-    saver.setup()
-    before = file_bytes(folder / "langgraph.db")
-    engine = _gaps(None, steps)
-    times = _gaps(saver, steps)
-    connection.close()
-    size = (file_bytes(folder / "langgraph.db") - before) / steps
-    return Cost((statistics.median(times) - statistics.median(engine)) * 1000, size)
+class LangGraph:
+    """A loop whose state is a growing list, as a conversation is; `durability="sync"`."""
+
+    def __init__(self, durability: Durability) -> None:
+        self.durability = durability
+        self.name = f"LangGraph `SqliteSaver` (sync, {SYNCHRONOUS[durability]})"
+
+    def run(self, folder: Path, steps: int) -> Cost:
+        """See `Peer`. What the engine takes without a saver is subtracted."""
+        path = folder / "langgraph.db"
+        connection = sqlite3.connect(path, check_same_thread=False)
+        saver = import_module("langgraph.checkpoint.sqlite").SqliteSaver(connection)
+        saver.setup()
+        connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[self.durability]}")
+        before = file_bytes(path)
+        engine, spent = _seconds(None, steps), _seconds(saver, steps)
+        connection.close()
+        size = (file_bytes(path) - before) / steps
+        return Cost((spent - engine) / steps * 1000, size)
+
+    def close(self) -> None:
+        """See `Peer`."""
 
 
-def _gaps(saver: Any, steps: int) -> list[float]:
-    """Seconds from one step to the next."""
+def _seconds(saver: Any, steps: int) -> float:
+    """A loop of so many steps, until all is written: some of it is while the next one runs."""
     graph = import_module("langgraph.graph")
-    entered: list[float] = []
 
-    def step(_: _State) -> dict[str, list[str]]:
-        entered.append(time.perf_counter())
-        return {"items": [KILOBYTE]}
-
-    def following(_: _State) -> Any:
-        return "step" if len(entered) <= steps else graph.END
+    def following(state: _State) -> Any:
+        return "step" if len(state["items"]) < steps else graph.END
 
     builder = graph.StateGraph(_State)
-    builder.add_node("step", step)
+    builder.add_node("step", _langgraph_step)
     builder.add_edge(graph.START, "step")
     builder.add_conditional_edges("step", following)
+    loop = builder.compile(checkpointer=saver)
     settings = {"recursion_limit": steps + 10, "configurable": {"thread_id": "t"}}
     durable = {} if saver is None else {"durability": "sync"}
-    builder.compile(checkpointer=saver).invoke({"items": []}, settings, **durable)
-    return [later - earlier for earlier, later in zip(entered, entered[1:], strict=False)]
+    begin = time.perf_counter()
+    loop.invoke({"items": []}, settings, **durable)
+    return time.perf_counter() - begin
+
+
+def _langgraph_step(_: _State) -> dict[str, list[str]]:
+    return {"items": [KILOBYTE]}
 
 
 class Dbos:
     """DBOS with its defaults on a SQLite file; one per process."""
 
+    name = "DBOS on SQLite"
+    durability: Durability = "power"
+
     def __init__(self, folder: Path) -> None:
         self._path = folder / "dbos.db"
         self._dbos = import_module("dbos").DBOS
-        logging.getLogger("dbos").setLevel(logging.ERROR)
         url = f"sqlite:///{self._path}"
-        config = {"name": "bench", "system_database_url": url, "log_level": "ERROR"}
-        self._dbos(config=config)
+        self._dbos(config={"name": "bench", "system_database_url": url, "log_level": "ERROR"})
         step = self._dbos.step()(_dbos_step)
-        self._workflow = self._dbos.workflow()(_dbos_workflow(step))
+
+        def bench_workflow(steps: int) -> float:
+            begin = time.perf_counter()
+            for _ in range(steps):
+                step()
+            return time.perf_counter() - begin
+
+        self._workflow = self._dbos.workflow()(bench_workflow)
         self._dbos.launch()
 
-    def run(self, _: Path, steps: int) -> Cost:
-        """One workflow of so many steps."""
+    def run(self, folder: Path, steps: int) -> Cost:
+        """See `Peer`."""
         before = file_bytes(self._path)
-        times = self._workflow(steps)
-        size = (file_bytes(self._path) - before) / steps
-        return Cost(statistics.median(times) * 1000, size)
+        spent: float = self._workflow(steps)
+        return Cost(spent / steps * 1000, (file_bytes(self._path) - before) / steps)
 
     def close(self) -> None:
-        """End its threads."""
+        """See `Peer`."""
         self._dbos.destroy()
 
 
 def _dbos_step() -> str:
     return KILOBYTE
-
-
-def _dbos_workflow(step: Callable[[], str]) -> Callable[[int], list[float]]:
-    def bench_workflow(steps: int) -> list[float]:
-        times = []
-        for _ in range(steps):
-            begin = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - begin)
-        return times
-
-    return bench_workflow

@@ -45,9 +45,7 @@ def _rows(
         unit="",
         limit=1,
     )
-    yield Row(
-        what="... journal part", value=statistics.median(opening), unit="ms", limit=150
-    )
+    yield Row(what="... journal part", value=statistics.median(opening), unit="ms", limit=150)
     whole, bare = statistics.median(resumed), statistics.median(walked)
     yield Row(
         what="... whole kickoff against walking the same steps bare",

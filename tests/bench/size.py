@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crewai import CheckpointConfig
+from crewai.state.checkpoint_config import CheckpointConfig
 
 from crewai_prod import harden
 from crewai_prod.journal import open_journal
@@ -80,7 +80,11 @@ def _whole_crew(folder: Path, path: ToolPath, turns: int) -> Row:
 
 def checkpoints(folder: Path, tasks: int, rounds: int) -> Iterator[Row]:
     """A crew of many tasks with one tool call each: CrewAI's checkpoints against the journal."""
-    found: dict[str, list[tuple[float, float, int]]] = {"bare": [], "checkpoints": [], "journal": []}
+    found: dict[str, list[tuple[float, float, int]]] = {
+        "bare": [],
+        "checkpoints": [],
+        "journal": [],
+    }
     for number in range(rounds):
         for kind, costs in found.items():
             place = folder / f"tasks-{kind}-{number}"

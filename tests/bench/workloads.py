@@ -1,4 +1,4 @@
-"""Crews and steps with instant models and tools: what is measured is framework and journal alone."""
+"""Crews and steps with instant models and tools: what remains is framework and journal."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ class Talk:
         self.calls: list[float] = []
 
     def __call__(self, messages: Sequence[Mapping[str, Any]], _: Any) -> Any:
+        """Answer as far as the conversation has come."""
         self.calls.append(time.perf_counter())
         turn = sum(_has_result(message) for message in messages)
         topic = json.dumps({"topic": f"topic {turn}"})

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from crewai_prod.crashtest import run_crash_test
-from crewai_prod.errors import UsageError
 from tests.openai_server import ROOT
 
 CREW = '''
@@ -81,9 +80,3 @@ def test_real_tools_act_once_a_run(shop: Path) -> None:
     runs = 1 + sum(shape.trials for shape in report.shapes)
     acted = (shop / "acted").read_text(encoding="utf-8").split()
     assert (acted.count("charged"), acted.count("shipped")) == (runs, runs)
-
-
-def test_a_target_that_is_no_crew(shop: Path) -> None:
-    """What is wrong with the target is said, and nothing is killed."""
-    with pytest.raises(UsageError, match="no 'nothing'"):
-        run_crash_test("shop:nothing")

@@ -96,3 +96,9 @@ def test_a_crew_that_fails_anyway(harness: Harness) -> None:
     """A crew that does not get through uninterrupted is refused, with its own traceback."""
     with pytest.raises(UsageError, match="RuntimeError: no"):
         harness.baseline(_broken("breaks_in_the_end"))
+
+
+def test_a_target_that_is_no_crew(harness: Harness) -> None:
+    """What is wrong with the target is said, and nothing is killed."""
+    with pytest.raises(UsageError, match="no 'nothing'"):
+        harness.baseline(_broken("nothing"))

@@ -146,7 +146,9 @@ def _gone(pid: int) -> bool:
     pause = threading.Event()
     for _ in range(500):
         try:
-            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            state = (
+                Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            )
         except (FileNotFoundError, ProcessLookupError):
             return True
         if state == "Z":
@@ -160,8 +162,8 @@ import sys
 from crewai_prod.crashtest.sessions import Session
 from crewai_prod.crashtest.zygote import Zygote
 with Zygote() as zygote:
-    child = zygote.start(Session(target="tests.crash.broken:waits_for_ever", folder=sys.argv[1], journal=""))
-    child.wait_for("forked", seconds=60)
+    child = zygote.start(Session(target="tests.crash.broken:waits_for_ever", folder=sys.argv[1],
+    journal="")) child.wait_for("forked", seconds=60)
     print(zygote.pid, child.pid, flush=True)
     sys.stdin.read()
 """

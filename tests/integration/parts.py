@@ -1,4 +1,4 @@
-"""A three-agent crew with effects, its script, and the three kickoffs: what the tests here share."""
+"""A three-agent crew with effects, its script, and the three kickoffs: what the tests share."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from crewai import Agent, Crew, Task
@@ -80,9 +80,9 @@ def _base(name: str = "Plain") -> type:
     class Plain:
         """A crew of the project kind."""
 
-        agents_config: Any = {}
-        tasks_config: Any = {}
-        heard: list[str] = []  # noqa: RUF012 - CrewBase reads plain class attributes
+        agents_config: ClassVar[Any] = {}
+        tasks_config: ClassVar[Any] = {}
+        heard: ClassVar[list[str]] = []
 
         @before_kickoff
         def prepare(self, inputs: Any) -> Any:
@@ -132,9 +132,9 @@ def test_crew_method(tmp_path: Path, outside: bool) -> None:
     class Project:
         """A project whose method is hardened."""
 
-        agents_config: Any = {}
-        tasks_config: Any = {}
-        heard: list[str] = []  # noqa: RUF012
+        agents_config: ClassVar[Any] = {}
+        tasks_config: ClassVar[Any] = {}
+        heard: ClassVar[list[str]] = []
 
         @before_kickoff
         def prepare(self, inputs: Any) -> Any:
@@ -178,7 +178,7 @@ def test_for_each_makes_a_run_of_each_item(tmp_path: Path) -> None:
 
 
 def test_after_kickoff_that_makes_something_else(tmp_path: Path) -> None:
-    """A result of the user's own class is not lost: the callback is applied to the stored output."""
+    """A result of the user's own class is not lost: the callback is applied to the stored one."""
     bare = _crew()
     bare.after_kickoff_callbacks.append(lambda output: {"text": output.raw})
     made = harden(bare, journal=tmp_path / "j.db")

@@ -76,9 +76,7 @@ def test_failed_write_stops_the_run_before_the_next_effect(
         assert go(crew, mode, inputs=WHO, run_id="a").raw == "sent to ann"
 
 
-def test_journal_that_cannot_be_opened(
-    server: Server, effects: Effects, tmp_path: Path
-) -> None:
+def test_journal_that_cannot_be_opened(server: Server, effects: Effects, tmp_path: Path) -> None:
     """Corrupt, too new, or in an impossible place: the documented error before any request."""
     corrupt = tmp_path / "corrupt.db"
     corrupt.write_bytes(b"no database at all, but long enough to be looked at" * 20)
@@ -168,7 +166,9 @@ def test_slow_disk_does_not_stall_the_event_loop(tmp_path: Path, native: bool) -
         if any("seen" in str(message.get("content")) for message in messages):
             return "done" if native else "Final Answer: done"
         if native:
-            return [{"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
+            return [
+                {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+            ]
         return "Thought: look\nAction: look\nAction Input: {}"
 
     agent = Agent(

@@ -37,7 +37,7 @@ DONE = ["look_up tides", "charge 7", "send ann"]
 def test_run_is_what_it_was_and_a_finished_one_is_handed_back(
     server: Server, effects: Effects, tmp_path: Path, path: str, mode: Mode
 ) -> None:
-    """Output as bare, tokens as the server counted, each effect once, nothing at all the second time."""
+    """Output as bare, tokens as the server counted, each effect once; nothing the second time."""
     bare = go(make_crew(server, Effects(tmp_path / "..")), mode, inputs=WHO).raw
     server.reset()
     crew = harden(make_crew(server, effects, path), journal=tmp_path / "runs.db")
@@ -102,9 +102,7 @@ def test_log_has_a_line_for_each_thing(server: Server, effects: Effects, tmp_pat
     """Run, tasks and steps are logged in order; usage stands on model calls, once each."""
     crew = harden(make_crew(server, effects), journal=tmp_path / "runs.db")
     crew.kickoff(inputs=WHO, run_id="a")
-    lines = [
-        json.loads(line) for line in (tmp_path / "runs.db.log.jsonl").read_text().splitlines()
-    ]
+    lines = [json.loads(line) for line in (tmp_path / "runs.db.log.jsonl").read_text().splitlines()]
     part = ["task.started", "llm.call", "tool.call", "llm.call", "task.finished"]
     assert [line["event"] for line in lines] == ["run.started", *part * 3, "run.finished"]
     calls = [line for line in lines if line["event"] == "llm.call"]
@@ -199,9 +197,7 @@ class Fact(BaseModel):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_structured_output_is_the_callers_class(
-    server: Server, tmp_path: Path, mode: Mode
-) -> None:
+def test_structured_output_is_the_callers_class(server: Server, tmp_path: Path, mode: Mode) -> None:
     """`output_pydantic` comes back as an instance of the user's class, live and stored."""
     server.app.script = Conversation(Rule(Reply('{"name": "tide", "size": 3}')))
     llm = make_llm(server.url)
@@ -215,9 +211,7 @@ def test_structured_output_is_the_callers_class(
     assert stored == live
 
 
-def test_billed_reply_that_could_not_be_read_is_on_the_bill(
-    server: Server, tmp_path: Path
-) -> None:
+def test_billed_reply_that_could_not_be_read_is_on_the_bill(server: Server, tmp_path: Path) -> None:
     """A structured answer that fails to parse was paid for, and is counted."""
     good, bad = Reply('{"name": "tide", "size": 3}'), Reply('{"name": "tide"}')
     replies = iter([bad])
@@ -245,7 +239,7 @@ def _broken_run(server: Server, effects: Effects, journal: Path) -> None:
     """A run that failed in its last task."""
     seen: list[int] = []
     fail_once(server, fault("unauthorized"), lambda _: seen.append(1) or len(seen) == 5)
-    with pytest.raises(Exception, match="401|auth"):
+    with pytest.raises(Exception, match=r"401|auth"):
         harden(make_crew(server, effects), journal=journal).kickoff(inputs=WHO, run_id="a")
 
 
@@ -301,7 +295,7 @@ def test_drifted_prompt_follows_the_history(
 
     seen: list[int] = []
     fail_once(server, fault("unauthorized"), lambda _: seen.append(1) or len(seen) == 2)
-    with pytest.raises(Exception, match="401|auth"):
+    with pytest.raises(Exception, match=r"401|auth"):
         harden(dated(), journal=tmp_path / "runs.db").kickoff(inputs=WHO, run_id="a")
     result = harden(dated(), journal=tmp_path / "runs.db").kickoff(inputs=WHO, run_id="a")
     assert result.raw == "sent to ann"

@@ -96,7 +96,7 @@ def test_declared_write_that_raises_pauses(
 def test_killed_in_the_body(
     server: Server, effects: Effects, tmp_path: Path, path: str, mode: Mode
 ) -> None:
-    """A tool that was started and never ended is put to a person, who can say each of three things."""
+    """A tool that was started and never ended is put to a person, who can say three things."""
     for number, (said, lines, told) in enumerate(
         [
             (Outcome.done("paid 5"), ["pay 5"], "paid 5"),
@@ -261,10 +261,30 @@ def test_result_of_any_class_is_told_alike_when_replayed(
     seen: list[int] = []
     fail_once(server, fault("unauthorized"), lambda _: seen.append(1) or len(seen) == 2)
     crew.agents[0].max_retry_limit = 0
-    with pytest.raises(Exception, match="401|auth"):
+    with pytest.raises(Exception, match=r"401|auth"):
         harden(crew, journal=tmp_path / "j.db").kickoff(run_id="a")
     first = server.requests[-1].body
     harden(crew, journal=tmp_path / "j.db").kickoff(run_id="a")
     assert "receipt five" in str(first)
     assert server.requests[-1].body == first
     assert effects.lines == ["pay"]
+
+
+def test_an_answer_about_one_try_says_nothing_about_the_next(
+    server: Server, effects: Effects, tmp_path: Path
+) -> None:
+    """A person who said "run it" once is asked again when the process dies in the second try."""
+    killed = raising(Killed())
+    for _ in range(2):
+        crew = harden(
+            pay_crew(server, "native", make_pay(effects, killed)), journal=tmp_path / "j.db"
+        )
+        with pytest.raises((Killed, ToolOutcomeUnknown)):
+            crew.kickoff(run_id="a")
+    with pytest.raises(Killed):
+        crew.kickoff(run_id="a", unknown="rerun")
+    with pytest.raises(ToolOutcomeUnknown):
+        crew.kickoff(run_id="a")
+    assert effects.lines == ["pay 5", "pay 5"]
+    assert crew.kickoff(run_id="a", unknown=Outcome.done("paid 5")).raw == "paid 5"
+    assert [a.status for a in open_journal(tmp_path / "j.db").approvals("a")] == ["answered"] * 2

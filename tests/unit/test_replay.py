@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,6 +68,48 @@ def test_made_up_ids_of_tool_calls_do_not_matter() -> None:
         ]
 
     assert request(talk("a")).digest == request(talk("b")).digest
+
+
+@given(TALK, TALK, TALK)
+def test_a_conversation_read_before_is_only_read_faster(begun: Any, one: Any, other: Any) -> None:
+    """However much of it was read before, and as what: a request is what it is without that."""
+    before = read_request([*begun, *one], {}, known=frozenset(), contents={}).talk
+    talk = [*begun, *other]
+    got = read_request(talk, {}, known=frozenset(), contents={}, before=before)
+    assert got == read_request(talk, {}, known=frozenset(), contents={})
+
+
+@pytest.mark.parametrize(
+    "made", [lambda: "x", lambda: {"a": ["b"]}, lambda: SimpleNamespace(a="b")]
+)
+def test_a_message_that_was_changed_in_place_is_read_anew(made: Any) -> None:
+    """What a hook does to a message of an earlier request is seen, however deep."""
+    call: dict[str, Any] = {"function": made()}
+    talk = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    before = read_request(talk, {}, known=frozenset(), contents={}).talk
+    if isinstance(call["function"], SimpleNamespace):
+        call["function"].a = "c"
+    elif isinstance(call["function"], dict):
+        call["function"]["a"].append("c")
+    else:
+        call["function"] = "y"
+    got = read_request(talk, {}, known=frozenset(), contents={}, before=before)
+    assert got.digest == read_request(talk, {}, known=frozenset(), contents={}).digest
+
+
+def test_the_conversation_a_task_ends_with_is_the_one_that_was_sent() -> None:
+    """CrewAI's mark for caching and None for no content are gone by then: it is stored once."""
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    sent = [
+        {"role": "user", "content": "go", "cache_breakpoint": True},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+    ]
+    shown = [
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+    ]
+    assert request(sent).tip == request(shown).tip
+    assert all("cache_breakpoint" not in message.body for message in request(sent).messages)
 
 
 def test_repeated_content_is_stored_once() -> None:

@@ -1,0 +1,181 @@
+"""A session's walk through a run: which step is asked for, and what is recorded of it.
+
+Pure: values in, decisions out. Not thread-safe: the run that owns a walk holds a lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from crewai_prod.records import AttemptRecord, StepKind, StepRecord, StepStatus
+from crewai_prod.replay import History
+from crewai_prod.steps import Request, Scope, lies_in, step_id
+
+
+@dataclass(slots=True, kw_only=True)
+class Ticket:
+    """A step between its beginning and its end.
+
+    `recorded` is the answer of an earlier session; if it is set there is nothing to do. `before` is
+    an earlier try that this one replaces, and `record` what the journal held of the step.
+    """
+
+    scope: Scope
+    kind: StepKind
+    name: str
+    digest: str
+    occurrence: int
+    step_id: str
+    recorded: StepRecord | None = None
+    record: StepRecord | None = None
+    before: AttemptRecord | None = None
+    seq: int = 0
+    attempt: int = 1
+    request: Request | None = None
+    arguments: str | None = None
+    effect: str | None = None
+    provider: str | None = None
+    started_at: float = field(default_factory=time.time)
+    clock: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the step began."""
+        return round((time.perf_counter() - self.clock) * 1000, 3)
+
+    def step(self, status: StepStatus, epoch: int, **outcome: Any) -> StepRecord:
+        """The step as it is to be recorded."""
+        request = self.request
+        return StepRecord(
+            seq=self.seq,
+            step_id=self.step_id,
+            scope=self.scope.path,
+            kind=self.kind,
+            name=self.name,
+            digest=self.digest,
+            occurrence=self.occurrence,
+            agent=self.scope.agent,
+            task=self.scope.task,
+            status=status,
+            effect=self.effect,
+            attempts=self.attempt,
+            arguments=self.arguments,
+            request=request.tip if request else None,
+            params=request.params if request else None,
+            provider=self.provider,
+            started_at=self.started_at,
+            duration_ms=None if status is StepStatus.STARTED else self.elapsed_ms,
+            epoch=epoch,
+            **outcome,
+        )
+
+
+class Walk:
+    """The recorded steps of a run and how often each request has been met in this session."""
+
+    def __init__(self, steps: Iterable[StepRecord] = ()) -> None:
+        recorded = tuple(steps)
+        self.history = History(recorded)
+        self._seq = max((step.seq for step in recorded), default=0)
+        self._occurrences: dict[tuple[str, str, str], int] = {}
+        self._acting: set[tuple[str, str, str]] = set()
+        self._entries: Counter[str] = Counter()
+        self._complained: set[str] = set()
+
+    def enter(self, path: str, *, retry: bool) -> None:
+        """An agent begins to work in a scope, perhaps not for the first time.
+
+        CrewAI executes a task again after an error (`retry`), and again with a guardrail's
+        complaint. After an error the same requests are answered as before, up to the one that
+        failed. After a complaint the model decides anew; what it already did to the world with the
+        same arguments is not done again, what failed may be.
+        """
+        self._entries[path] += 1
+        if retry:
+            self.history.rewind(path)
+        elif self._entries[path] > 1:
+            self._complained.add(path)
+        else:
+            return
+        for key in [key for key in self._occurrences if lies_in(key[0], path)]:
+            if retry or key in self._acting:
+                del self._occurrences[key]
+
+    def identify(
+        self, scope: Scope, kind: StepKind, name: str, meant: str, *, acts: bool = False
+    ) -> Ticket:
+        """The ticket of the next request of this meaning in this scope.
+
+        Args:
+            scope: Where it is made.
+            kind: What is asked.
+            name: Of the model or tool.
+            meant: Digest of the request's meaning.
+            acts: Whether it may have an effect on the world.
+        """
+        key = (scope.path, kind.value, meant)
+        occurrence = self._occurrences.get(key, 0)
+        if acts:
+            self._acting.add(key)
+            while self._may_retry(scope, step_id(*key, occurrence)):
+                occurrence += 1
+        self._occurrences[key] = occurrence + 1
+        return Ticket(
+            scope=scope,
+            kind=kind,
+            name=name,
+            digest=meant,
+            occurrence=occurrence,
+            step_id=step_id(*key, occurrence),
+        )
+
+    def look_up(self, ticket: Ticket, *, params: str | None = None) -> bool:
+        """Fill in what is recorded of a ticket: a replay, a new try, or a first one.
+
+        Args:
+            ticket: Of a step that was just identified.
+            params: Digest of a model call's parameters, if it may follow the history of its scope.
+
+        Returns:
+            Whether it did follow the history, because its prompt drifted.
+        """
+        record = self.history.take(ticket.step_id)
+        drifted = record is None and params is not None
+        if record is None and params is not None:
+            record = self.history.follow(ticket.scope.path, params)
+        ticket.record = record
+        if record is None:
+            self._seq += 1
+            ticket.seq = self._seq
+            return False
+        self._settle(ticket, record)
+        return drifted
+
+    def _settle(self, ticket: Ticket, record: StepRecord) -> None:
+        """A recorded outcome is replayed; what stopped the run, or never ended, is tried anew."""
+        survived = record.status is StepStatus.FAILED and self.history.went_on(record)
+        if record.status is StepStatus.DONE or survived:
+            ticket.recorded = record
+            return
+        ticket.step_id, ticket.seq = record.step_id, record.seq
+        ticket.digest, ticket.occurrence = record.digest, record.occurrence
+        ticket.attempt = record.attempts + 1
+        ticket.before = AttemptRecord(
+            step_id=record.step_id,
+            attempt=record.attempts,
+            status=record.status,
+            error=record.error,
+            usage=record.usage,
+            started_at=record.started_at,
+            duration_ms=record.duration_ms,
+            epoch=record.epoch,
+        )
+
+    def _may_retry(self, scope: Scope, step: str) -> bool:
+        """Whether a failed call is passed over because the model has been sent to work again."""
+        sent = any(lies_in(scope.path, path) for path in self._complained)
+        return sent and self.history.failed(step)

@@ -1,0 +1,43 @@
+"""The benchmark command runs, in a small setting; what it measures is asserted nowhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(*options: str) -> str:
+    """What the command prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--quick", *options],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_prints_a_table() -> None:
+    """Facts of the machine, then a row for each measurement with its target and verdict."""
+    facts, _, table = bench("--only", "resume", "--only", "size").partition("\n\n")
+    assert "fsync" in facts
+    lines = table.splitlines()
+    assert lines[0] == "| | measured | beside it | target | |"
+    assert len(lines) > 10
+    assert {len(line.split(" | ")) for line in lines[2:]} == {5}
+
+
+def test_prints_json() -> None:
+    """The same for programs: a verdict wherever there is a target."""
+    said = json.loads(bench("--only", "cold", "--json"))
+    assert said["machine"]["SQLite"]
+    assert len(said["rows"]) == 3
+    assert all((row["met"] is None) == (row["target"] is None) for row in said["rows"])
