@@ -18,7 +18,7 @@ from crewai.tools.agent_tools.agent_tools import AgentTools
 
 from crewai_prod._crewai.agents import RunAgent
 from crewai_prod._crewai.llm import take_over_llm
-from crewai_prod._crewai.takeover import give_back, put, put_private, take_over
+from crewai_prod._crewai.takeover import give_back, original_of, put, put_private, take_over
 from crewai_prod._crewai.tasks import RunTask, TaskSeam
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.run import Run
@@ -80,11 +80,6 @@ class Workshop:
             if isinstance(original.context, list):
                 put(task, context=[self._same(one) for one in original.context])
         put(crew, tasks=taken)
-
-    def original(self, taken: Any) -> Any:
-        """The user's object behind a taken-over one."""
-        found = (original for original, copy in self._taken.values() if copy is taken)
-        return next(found, taken)
 
     def _once(self, original: Any, make: Any) -> Any:
         if id(original) not in self._taken:
@@ -153,17 +148,17 @@ class Workshop:
         return taken
 
 
-def show_manager(manager: Any, held: Crew, workshop: Workshop) -> None:
+def show_manager(manager: Any, held: Crew) -> None:
     """Let a held crew show the manager CrewAI made, as after a bare kickoff.
 
     It is marked: to the next run this crew is one whose manager is still to be made.
     """
     if held.manager_agent is not None:
         return
-    llm = workshop.original(manager.llm)
+    llm = original_of(manager.llm)
     put(manager, llm=llm, tools=AgentTools(agents=held.agents).tools(), crew=held)
     manager.__dict__[_SHOWN] = True
-    put(held, manager_agent=manager, manager_llm=workshop.original(held.manager_llm))
+    put(held, manager_agent=manager, manager_llm=original_of(held.manager_llm))
 
 
 def give_back_crew(taken: Any, held: Crew) -> None:
@@ -171,6 +166,7 @@ def give_back_crew(taken: Any, held: Crew) -> None:
     give_back(taken, held, keep=_KEPT_OF_CREW)
     for agent, original in zip(taken.agents, held.agents, strict=False):
         give_back(agent, original, keep=_KEPT_OF_AGENT)
+        put(original, crew=held)
     if taken.manager_agent is not None and held.manager_agent is not None:
         give_back(taken.manager_agent, held.manager_agent, keep=_KEPT_OF_AGENT)
     # A plan is appended to the descriptions: given back, it would be part of the next definition.

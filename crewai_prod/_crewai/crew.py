@@ -219,7 +219,7 @@ class RunSeam:
             for held in (self.facade, *self.seam.held):
                 give_back_crew(crew, held)
                 if self.manager is not None:
-                    show_manager(self.manager, held, self.workshop)
+                    show_manager(self.manager, held)
 
 
 class RunCrew(Seamed):

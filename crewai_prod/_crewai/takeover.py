@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 T = TypeVar("T")
 
 _SLOT = "crewai_prod_seam"
+_ORIGINAL = "crewai_prod_original"
 _STATE = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 _classes: dict[tuple[type, type], type] = {}
 _originals: dict[type, type] = {}
@@ -15,13 +16,25 @@ _lock = threading.Lock()
 
 
 class Seamed:
-    """Base of every mixin: a copy of a taken-over object belongs to the same run."""
+    """Base of every mixin.
+
+    A copy of a taken-over object belongs to the same run. To whoever compares or looks up objects, a
+    taken-over one is the user's own.
+    """
 
     def __copy__(self) -> Any:
-        return _with_seam(super().__copy__(), seam_of(self))  # type: ignore[misc]
+        copied = super().__copy__()  # type: ignore[misc]
+        return _linked(copied, seam_of(self), original_of(self))
 
     def __deepcopy__(self, memo: Any = None) -> Any:
-        return _with_seam(super().__deepcopy__(memo), seam_of(self))  # type: ignore[misc]
+        copied = super().__deepcopy__(memo)  # type: ignore[misc]
+        return _linked(copied, seam_of(self), original_of(self))
+
+    def __eq__(self, other: object) -> bool:
+        return original_of(self) is original_of(other) or bool(super().__eq__(other))
+
+    def __hash__(self) -> int:
+        return hash(original_of(self))
 
 
 def seam_class(mixin: type, original: type) -> type:
@@ -42,7 +55,7 @@ def seam_class(mixin: type, original: type) -> type:
                 "__module__": mixin.__module__,
                 "__qualname__": name,
                 "__doc__": original.__doc__,
-                "__slots__": (_SLOT,),
+                "__slots__": (_SLOT, _ORIGINAL),
             }
             made = type(original)(original.__name__, (mixin, original), namespace)
             _classes[key], _originals[made] = made, original
@@ -68,12 +81,17 @@ def take_over(original: T, mixin: type, seam: Any, *, share: bool = False) -> T:
         value = getattr(original, name, None)
         copied = value if share or value is None else value.copy()
         object.__setattr__(taken, name, copied)
-    return cast(T, _with_seam(taken, seam))
+    return cast(T, _linked(taken, seam, original_of(original)))
 
 
 def seam_of(taken: Any) -> Any:
     """The seam an object was taken over with, None for any other object."""
     return getattr(taken, _SLOT, None) if type(taken) in _originals else None
+
+
+def original_of(taken: Any) -> Any:
+    """The user's object behind a taken-over one; any other object itself."""
+    return getattr(taken, _ORIGINAL, taken) if type(taken) in _originals else taken
 
 
 def put(taken: Any, **values: Any) -> None:
@@ -98,6 +116,7 @@ def give_back(taken: Any, original: Any, *, keep: frozenset[str]) -> None:
         target.update({name: value for name, value in private.items() if name not in keep})
 
 
-def _with_seam(taken: Any, seam: Any) -> Any:
+def _linked(taken: Any, seam: Any, original: Any) -> Any:
     object.__setattr__(taken, _SLOT, seam)
+    object.__setattr__(taken, _ORIGINAL, original)
     return taken
