@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -123,12 +123,13 @@ class Run:
         log: RunLog,
         plans: Sequence[TaskPlan] = (),
         unknown: UnknownPolicy = "pause",
+        failed_sessions: Container[int] = (),
     ) -> None:
         """Take up the run where the journal says it stands."""
         self._lease = opened.lease
         self.log, self.unknown = log, unknown
         self.plans = {plan.definition.position: plan for plan in plans}
-        self._walk = Walk(opened.steps)
+        self._walk = Walk(opened.steps, failed_sessions)
         for task in opened.tasks:
             if task.error is not None and orjson.loads(task.error).get("of_last_answer"):
                 self._walk.history.distrust(self.scope_of_task(task.position).path)

@@ -20,7 +20,7 @@ from crewai_prod.journal import Journal
 from crewai_prod.journal._lease import new_owner
 from crewai_prod.logs import RunLog
 from crewai_prod.outcomes import UnknownPolicy
-from crewai_prod.records import NewRun, Opened
+from crewai_prod.records import NewRun, Opened, RunStatus, StepStatus
 from crewai_prod.replay import OnChange, TaskDefinition, changes, plan_tasks
 from crewai_prod.run import Run
 from crewai_prod.steps import digest
@@ -80,7 +80,13 @@ def open_session(run: Run, request: RunRequest, definitions: Sequence[TaskDefini
         raise _refuse(run.journal, opened, changed)
     plans = plan_tasks(definitions, opened.tasks, request.on_change)
     log = request.open_log(new.run_id)
-    run.attach(opened, log=log, plans=plans, unknown=request.unknown)
+    run.attach(
+        opened,
+        log=log,
+        plans=plans,
+        unknown=request.unknown,
+        failed_sessions=_failed_sessions(run.journal, opened),
+    )
     HEART.join(run, request.lease_seconds)
     if opened.created:
         log.run_started(inputs=request.inputs)
@@ -93,6 +99,14 @@ def new_run_id(name: str | None) -> str:
     """A run id that sorts by time and says what ran: `research-20261122-215301-9f3a1c`."""
     stem = "".join(c if c.isalnum() else "-" for c in (name or "run").lower()).strip("-") or "run"
     return f"{stem[:40]}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
+
+
+def _failed_sessions(journal: Journal, opened: Opened) -> frozenset[int]:
+    """Epochs of the sessions that ended because something failed, where that matters."""
+    if all(step.status is not StepStatus.FAILED for step in opened.steps):
+        return frozenset()
+    changes = journal.transitions(opened.run.run_id)
+    return frozenset(change.epoch for change in changes if change.target is RunStatus.FAILED)
 
 
 def _refuse(journal: Journal, opened: Opened, changed: Sequence[Any]) -> DefinitionChanged:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,11 +75,19 @@ class Ticket:
 
 
 class Walk:
-    """The recorded steps of a run and how often each request has been met in this session."""
+    """The recorded steps of a run and how often each request has been met in this session.
 
-    def __init__(self, steps: Iterable[StepRecord] = ()) -> None:
+    Args:
+        steps: What earlier sessions recorded.
+        failed_sessions: Epochs of the sessions that ended because something failed.
+    """
+
+    def __init__(
+        self, steps: Iterable[StepRecord] = (), failed_sessions: Container[int] = ()
+    ) -> None:
         recorded = tuple(steps)
         self.history = History(recorded)
+        self._failed_sessions = failed_sessions
         self._seq = max((step.seq for step in recorded), default=0)
         self._occurrences: dict[tuple[str, str, str], int] = {}
         self._acting: set[tuple[str, str, str]] = set()
@@ -157,8 +165,7 @@ class Walk:
 
     def _settle(self, ticket: Ticket, record: StepRecord) -> None:
         """A recorded outcome is replayed; what stopped the run, or never ended, is tried anew."""
-        survived = record.status is StepStatus.FAILED and self.history.went_on(record)
-        if record.status is StepStatus.DONE or survived:
+        if record.status is StepStatus.DONE or self._survived(record):
             ticket.recorded = record
             return
         ticket.step_id, ticket.seq = record.step_id, record.seq
@@ -174,6 +181,17 @@ class Walk:
             duration_ms=record.duration_ms,
             epoch=record.epoch,
         )
+
+    def _survived(self, record: StepRecord) -> bool:
+        """Whether a failure is one that the crew saw and went on from, or would have.
+
+        A tool that failed may have acted. If the process was killed before the model was told, the
+        tool is not run again: only a run that ended by this failure is resumed to try it anew.
+        """
+        if record.status is not StepStatus.FAILED:
+            return False
+        cut_off = record.kind is StepKind.TOOL and record.epoch not in self._failed_sessions
+        return cut_off or self.history.went_on(record)
 
     def _may_retry(self, scope: Scope, step: str) -> bool:
         """Whether a failed call is passed over because the model has been sent to work again."""

@@ -61,6 +61,7 @@ class Rehearsal:
         """The crew over this journal; its own options for tools are kept. The crew is changed."""
         base = seam_of(crew).options if isinstance(crew, HardenedCrew) else Options.read()
         self._dress(crew)
+        put(crew, stream=False)  # nobody reads the pieces, and without a reader nothing runs
         changed: dict[str, Any] = {"durability": self.durability}
         if self.lease_seconds is not None:
             changed["lease_seconds"] = self.lease_seconds

@@ -18,8 +18,8 @@ _lock = threading.Lock()
 class Seamed:
     """Base of every mixin.
 
-    A copy of a taken-over object belongs to the same run. To whoever compares or looks up objects, a
-    taken-over one is the user's own.
+    A copy of a taken-over object belongs to the same run. To whoever compares or looks up objects,
+    a taken-over one is the user's own.
     """
 
     def __copy__(self) -> Any:

@@ -114,6 +114,9 @@ def describe(output: Any) -> Any:
     if not hasattr(output, "model_dump"):
         return repr(output)
     values = output.model_dump(mode="json", serialize_as_any=True)
+    for task in values.get("tasks_output") or ():
+        for failure in task.get("tool_failures") or ():
+            failure.pop("task_id", None)  # made up anew by every process that builds the crew
     return json.loads(json.dumps(values, default=repr))
 
 

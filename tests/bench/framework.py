@@ -45,31 +45,34 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Row]:
 def _crews(folder: Path, path: ToolPath, rounds: int) -> Iterator[Row]:
     """Bare and hardened kickoffs in turns."""
     found: dict[str, list[tuple[float, float]]] = {"bare": [], "process": [], "power": []}
+    kinds = list(found)
     for _ in range(rounds):
-        for kind, times in found.items():
-            times.append(_kickoff(folder, path, kind))
+        kinds.append(kinds.pop(0))  # each comes first as often as the others
+        for kind in kinds:
+            found[kind].append(_kickoff(folder, path, kind))
     bare = found.pop("bare")
     for kind, times in found.items():
-        yield from _compare(path, kind, times, bare)
+        yield from _compare(f"{path} path, `{kind}`", kind == "process", times, bare)
 
 
 def _kickoff(folder: Path, path: ToolPath, kind: str) -> tuple[float, float]:
     """Milliseconds of one step within the conversation, and of the whole kickoff."""
-    talk = Talk(TURNS, path)
-    crew: Any = make_crew(talk)
+    made: Any = make_crew(Talk(TURNS, path).llm(), TURNS)
+    crew = made
     if kind != "bare":
         journal = folder / f"crew-{kind}.db"
-        crew = harden(crew, journal=journal, durability=kind, tools=READS)
+        crew = harden(made, journal=journal, durability=kind, tools=READS)
     gc.collect()
     begin = time.perf_counter()
     crew.kickoff()
     whole = time.perf_counter() - begin
-    assert len(talk.calls) == TURNS + 1
-    return (talk.calls[-1] - talk.calls[0]) / (2 * TURNS) * 1000, whole * 1000
+    asked = made.agents[0].tools[0].asked
+    assert len(asked) == TURNS
+    return (asked[-1] - asked[0]) / (2 * (TURNS - 1)) * 1000, whole * 1000
 
 
 def _compare(
-    path: ToolPath, kind: str, times: list[tuple[float, float]], bare: list[tuple[float, float]]
+    name: str, aimed: bool, times: list[tuple[float, float]], bare: list[tuple[float, float]]
 ) -> Iterator[Row]:
     steps = [(mine[0] - other[0], other[0]) for mine, other in zip(times, bare, strict=True)]
     added = statistics.median(more for more, _ in steps)
@@ -77,8 +80,7 @@ def _compare(
     wholes = [(mine[1] - other[1], other[1]) for mine, other in zip(times, bare, strict=True)]
     whole = statistics.median(more for more, _ in wholes)
     whole_base = statistics.median(other for _, other in wholes)
-    name = f"{path} path, `{kind}`"
-    limits = (0.25, 4.0) if kind == "process" else (None, None)
+    limits = (0.25, 4.0) if aimed else (None, None)
     beside = f"bare CrewAI {amount(base, 'ms')} a step"
     yield Row(
         what=f"added per step, {name}", value=added, unit="ms", beside=beside, limit=limits[0]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, TypedDict
 
@@ -24,13 +25,7 @@ from tests.bench.table import Row, amount, paired
 from tests.bench.workloads import KILOBYTE, seams
 
 SIZES = (10, 100, 1000)
-
-
-class Cost(NamedTuple):
-    """Of one step: milliseconds, and bytes on disk."""
-
-    ms: float
-    size: float
+CHUNK = 10
 
 
 def missing() -> list[str]:
@@ -53,11 +48,8 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Row]:
     peers: list[Peer] = [LangGraph("power"), LangGraph("process"), Dbos(folder)]
     for steps in SIZES[:2] if quick else SIZES:
         for peer in peers:
-            pairs = []
-            for _ in range(1 if quick else 3 if steps == SIZES[-1] else 9):
-                place = Path(tempfile.mkdtemp(dir=folder))
-                pairs.append((peer.run(place, steps), ours(place, steps, peer.durability)))
-            yield _row(peer.name, steps, pairs)
+            rounds = 1 if quick else min(30, SIZES[-1] // steps)
+            yield _compare(peer, folder, steps, rounds)
     for peer in peers:
         peer.close()
 
@@ -68,8 +60,16 @@ class Peer(Protocol):
     name: str
     durability: Durability
 
-    def run(self, folder: Path, steps: int) -> Cost:
-        """So many steps."""
+    def open(self, folder: Path) -> None:
+        """Begin with no steps."""
+        ...
+
+    def take(self) -> float:
+        """Take the next `CHUNK` steps; returns milliseconds of one."""
+        ...
+
+    def weigh(self, folder: Path, steps: int) -> float:
+        """Bytes of one of so many steps."""
         ...
 
     def close(self) -> None:
@@ -77,30 +77,51 @@ class Peer(Protocol):
         ...
 
 
-def ours(folder: Path, steps: int, durability: Durability) -> Cost:
+class Ours:
     """Tool calls through the seam: looked up, called, committed and logged."""
-    path = folder / "ours.db"
-    journal = open_journal(path, durability=durability)
-    before = file_bytes(path)
-    with seams(journal, "r") as (_, tool):
+
+    def __init__(self, folder: Path, durability: Durability) -> None:
+        self._path = folder / "ours.db"
+        self._journal = open_journal(self._path, durability=durability)
+        self._before = file_bytes(self._path)
+        self._numbers = count()
+
+    def take(self, tool: Any) -> float:
+        """As `Peer.take`."""
         begin = time.perf_counter()
-        for number in range(steps):
-            tool.run(topic=f"topic {number}")
-        spent = time.perf_counter() - begin
-    journal.close()
-    return Cost(spent / steps * 1000, (file_bytes(path) - before) / steps)
+        for _ in range(CHUNK):
+            tool.run(topic=f"topic {next(self._numbers)}")
+        return (time.perf_counter() - begin) / CHUNK * 1000
+
+    def beside(self, peer: Peer, steps: int) -> tuple[list[float], list[float], float]:
+        """Steps of both in turns of a few, since disks change their mind; and our bytes a step."""
+        theirs: list[float] = []
+        ours: list[float] = []
+        with seams(self._journal, "r") as (_, tool):
+            for _ in range(steps // CHUNK):
+                theirs.append(peer.take())
+                ours.append(self.take(tool))
+        self._journal.close()
+        return theirs, ours, (file_bytes(self._path) - self._before) / steps
 
 
-def _row(name: str, steps: int, pairs: list[tuple[Cost, Cost]]) -> Row:
-    theirs, ours = zip(*pairs, strict=True)
+def _compare(peer: Peer, folder: Path, steps: int, rounds: int) -> Row:
+    theirs: list[float] = []
+    ours: list[float] = []
+    for _ in range(rounds):
+        place = Path(tempfile.mkdtemp(dir=folder))
+        peer.open(place)
+        their_times, our_times, size = Ours(place, peer.durability).beside(peer, steps)
+        theirs += their_times
+        ours += our_times
+    sizes = (peer.weigh(Path(tempfile.mkdtemp(dir=folder)), steps), size)
     cells = [
-        f"{who} {amount(statistics.median(c.ms for c in costs), 'ms')} and "
-        f"{amount(statistics.median(c.size for c in costs), 'B')} a step"
-        for who, costs in (("theirs", theirs), ("ours", ours))
+        f"{who} {amount(statistics.median(times), 'ms')} and {amount(weight, 'B')} a step"
+        for who, times, weight in zip(("theirs", "ours"), (theirs, ours), sizes, strict=True)
     ]
     return Row(
-        what=f"faster than {name}, {steps:,} steps",
-        value=paired([cost.ms for cost in theirs], [cost.ms for cost in ours]),
+        what=f"faster than {peer.name}, {steps:,} steps",
+        value=paired(theirs, ours),
         unit="x",
         beside=", ".join(cells),
         limit=5,
@@ -118,49 +139,53 @@ class LangGraph:
     def __init__(self, durability: Durability) -> None:
         self.durability = durability
         self.name = f"LangGraph `SqliteSaver` (sync, {SYNCHRONOUS[durability]})"
+        self._entered: list[float] = []
+        self._engine = statistics.median(self._loop(None, CHUNK) for _ in range(20))
 
-    def run(self, folder: Path, steps: int) -> Cost:
-        """See `Peer`. What the engine takes without a saver is subtracted."""
-        path = folder / "langgraph.db"
+    def open(self, folder: Path) -> None:
+        """See `Peer`."""
+        self._path = path = folder / "langgraph.db"
         connection = sqlite3.connect(path, check_same_thread=False)
-        saver = import_module("langgraph.checkpoint.sqlite").SqliteSaver(connection)
-        saver.setup()
+        self._saver = import_module("langgraph.checkpoint.sqlite").SqliteSaver(connection)
+        self._saver.setup()
         connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[self.durability]}")
-        before = file_bytes(path)
-        engine, spent = _seconds(None, steps), _seconds(saver, steps)
-        connection.close()
-        size = (file_bytes(path) - before) / steps
-        return Cost((spent - engine) / steps * 1000, size)
+
+    def take(self) -> float:
+        """See `Peer`. What the engine takes without a saver is subtracted."""
+        return self._loop(self._saver, CHUNK) - self._engine
 
     def close(self) -> None:
         """See `Peer`."""
 
+    def weigh(self, folder: Path, steps: int) -> float:
+        """See `Peer`. In one go: each beginning costs a checkpoint more."""
+        self.open(folder)
+        before = file_bytes(self._path)
+        self._loop(self._saver, steps)
+        return (file_bytes(self._path) - before) / steps
 
-def _seconds(saver: Any, steps: int) -> float:
-    """A loop of so many steps, until all is written: some of it is while the next one runs."""
-    graph = import_module("langgraph.graph")
+    def _loop(self, saver: Any, steps: int) -> float:
+        """Take steps on the same thread; milliseconds from one to the next."""
+        graph = import_module("langgraph.graph")
+        self._entered = []
+        builder = graph.StateGraph(_State)
+        builder.add_node("step", self._step)
+        builder.add_edge(graph.START, "step")
+        builder.add_conditional_edges(
+            "step", lambda _: "step" if len(self._entered) < steps else graph.END
+        )
+        settings = {"configurable": {"thread_id": "t"}, "recursion_limit": steps + 10}
+        durable = {} if saver is None else {"durability": "sync"}
+        builder.compile(checkpointer=saver).invoke({"items": []}, settings, **durable)
+        return (self._entered[-1] - self._entered[0]) / (steps - 1) * 1000
 
-    def following(state: _State) -> Any:
-        return "step" if len(state["items"]) < steps else graph.END
-
-    builder = graph.StateGraph(_State)
-    builder.add_node("step", _langgraph_step)
-    builder.add_edge(graph.START, "step")
-    builder.add_conditional_edges("step", following)
-    loop = builder.compile(checkpointer=saver)
-    settings = {"recursion_limit": steps + 10, "configurable": {"thread_id": "t"}}
-    durable = {} if saver is None else {"durability": "sync"}
-    begin = time.perf_counter()
-    loop.invoke({"items": []}, settings, **durable)
-    return time.perf_counter() - begin
-
-
-def _langgraph_step(_: _State) -> dict[str, list[str]]:
-    return {"items": [KILOBYTE]}
+    def _step(self, _: _State) -> dict[str, list[str]]:
+        self._entered.append(time.perf_counter())
+        return {"items": [KILOBYTE]}
 
 
 class Dbos:
-    """DBOS with its defaults on a SQLite file; one per process."""
+    """DBOS with its defaults on a SQLite file, one per process; a workflow for each chunk."""
 
     name = "DBOS on SQLite"
     durability: Durability = "power"
@@ -172,20 +197,29 @@ class Dbos:
         self._dbos(config={"name": "bench", "system_database_url": url, "log_level": "ERROR"})
         step = self._dbos.step()(_dbos_step)
 
-        def bench_workflow(steps: int) -> float:
+        def bench_workflow() -> float:
             begin = time.perf_counter()
-            for _ in range(steps):
+            for _ in range(CHUNK):
                 step()
-            return time.perf_counter() - begin
+            return (time.perf_counter() - begin) / CHUNK * 1000
 
         self._workflow = self._dbos.workflow()(bench_workflow)
         self._dbos.launch()
 
-    def run(self, folder: Path, steps: int) -> Cost:
+    def open(self, folder: Path) -> None:
+        """See `Peer`."""
+
+    def weigh(self, folder: Path, steps: int) -> float:
         """See `Peer`."""
         before = file_bytes(self._path)
-        spent: float = self._workflow(steps)
-        return Cost(spent / steps * 1000, (file_bytes(self._path) - before) / steps)
+        for _ in range(steps // CHUNK):
+            self.take()
+        return (file_bytes(self._path) - before) / steps
+
+    def take(self) -> float:
+        """See `Peer`."""
+        spent: float = self._workflow()
+        return spent
 
     def close(self) -> None:
         """See `Peer`."""

@@ -31,8 +31,8 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Row]:
         copy = _copy(failed, folder / f"resume-{number}.db")
         talk = Talk(turns, "native")
         resumed.append(_ms(_hardened(talk, copy), run_id="r"))
-        calls = max(calls, len(talk.calls))
-        walked.append(_ms(make_crew(Talk(turns, "native"))))
+        calls = max(calls, talk.calls)
+        walked.append(_ms(make_crew(Talk(turns, "native").llm(), turns)))
     yield from _rows(2 * turns, opening, resumed, walked, calls)
 
 
@@ -57,7 +57,7 @@ def _rows(
 
 
 def _hardened(talk: Talk, journal: Path) -> Any:
-    crew = make_crew(talk)
+    crew = make_crew(talk.llm(), talk.turns)
     return harden(crew, journal=journal, durability="process", tools=READS, log=None)
 
 

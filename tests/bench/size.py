@@ -65,7 +65,8 @@ def _grow(path: Path, steps: int) -> tuple[dict[int, int], list[float]]:
 def _whole_crew(folder: Path, path: ToolPath, turns: int) -> Row:
     """A crew in one task, its tasks' and runs' rows and all indexes included."""
     journal = folder / f"whole-{path}.db"
-    crew = harden(make_crew(Talk(turns, path)), journal=journal, durability="process", tools=READS)
+    made = make_crew(Talk(turns, path).llm(), turns)
+    crew = harden(made, journal=journal, durability="process", tools=READS)
     open_journal(journal).close()
     before = file_bytes(journal)
     crew.kickoff()
@@ -118,7 +119,7 @@ def checkpoints(folder: Path, tasks: int, rounds: int) -> Iterator[Row]:
 def _kickoff(kind: str, place: Path, tasks: int) -> tuple[float, float, int]:
     """Seconds, bytes and files of one kickoff, until all that it writes is written."""
     options = {"checkpoint": CheckpointConfig(location=str(place))} if kind == "checkpoints" else {}
-    crew: Any = make_crew(Talk(1, "native"), tasks, **options)
+    crew: Any = make_crew(Talk(1, "native").llm(), 1, tasks, **options)
     if kind == "journal":
         crew = harden(crew, journal=place / "runs.db", tools=READS, log=None)
     gc.collect()

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crewai import Agent, Crew, Task
+from crewai.llms.base_llm import BaseLLM
 from crewai.tools import BaseTool
+from pydantic import PrivateAttr
 
 from crewai_prod._crewai.llm import take_over_llm
 from crewai_prod._crewai.scripted import ScriptedLLM
@@ -37,30 +39,37 @@ SCHEMA = {
 
 
 class LookUp(BaseTool):
-    """Answers with 1 kB at once."""
+    """Answers with 1 kB at once, and notes when it was asked."""
 
     name: str = "look_up"
     description: str = "Look something up."
+    _asked: list[float] = PrivateAttr(default_factory=list)
 
     def _run(self, topic: str) -> str:
+        self._asked.append(time.perf_counter())
         return f"{topic} ".ljust(1000, "x")
+
+    @property
+    def asked(self) -> list[float]:
+        """When it was asked."""
+        return self._asked
 
 
 class Talk:
     """A script: so many tool calls, one a turn, then an answer of 1 kB.
 
     Attributes:
-        calls: When the model was called.
+        calls: How often the model was called.
         failing: Whether the last answer is a failure instead: the run ends there, resumable.
     """
 
     def __init__(self, turns: int, path: ToolPath, *, failing: bool = False) -> None:
         self.turns, self.path, self.failing = turns, path, failing
-        self.calls: list[float] = []
+        self.calls = 0
 
     def __call__(self, messages: Sequence[Mapping[str, Any]], _: Any) -> Any:
         """Answer as far as the conversation has come."""
-        self.calls.append(time.perf_counter())
+        self.calls += 1
         turn = sum(_has_result(message) for message in messages)
         topic = json.dumps({"topic": f"topic {turn}"})
         if turn < self.turns:
@@ -70,6 +79,10 @@ class Talk:
         if self.failing:
             raise ConnectionError("the model is gone")
         return KILOBYTE if self.path == "native" else f"Thought: done\nFinal Answer: {KILOBYTE}"
+
+    def llm(self) -> ScriptedLLM:
+        """A model that says it."""
+        return ScriptedLLM(self, native=self.path == "native")
 
 
 def _has_result(message: Mapping[str, Any]) -> bool:
@@ -83,15 +96,15 @@ def tool_call(name: str, arguments: str) -> dict[str, Any]:
     return {"id": name, "type": "function", "function": function}
 
 
-def make_crew(talk: Talk, tasks: int = 1, **options: Any) -> Crew:
-    """A crew of one agent that has this talk in each of its tasks."""
+def make_crew(llm: BaseLLM, turns: int, tasks: int = 1, **options: Any) -> Crew:
+    """A crew of one agent that looks something up so many times in each of its tasks."""
     agent = Agent(
         role="Researcher",
         goal="g",
         backstory="b",
-        llm=ScriptedLLM(talk, native=talk.path == "native"),
+        llm=llm,
         tools=[LookUp()],
-        max_iter=3 * talk.turns + 10,
+        max_iter=3 * turns + 10,
         max_retry_limit=0,
     )
     each = [

@@ -47,6 +47,14 @@ _SAID = Conversation(
     Rule(use("mail", {"to": "ada"}), answer("told ada"), task="Write to the customer"),
     Rule(use("mail", {"to": "ada"}), _receipt, task="Send the receipt"),
     Rule(answer("All is done: reserved, charged, told."), task="Sum up"),
+    # tools that raise, and asynchronous ones
+    Rule(
+        use("label", {"order": 7}),
+        use("charge", {"customer": "ada", "amount": 5}),
+        answer("no label, charged 5"),
+        task="Print a label",
+    ),
+    Rule(use("track", {"order": 7}), answer("it is on its way"), task="Track the parcel"),
     # several calls in one reply
     Rule(
         calls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -61,6 +62,26 @@ def mail(to: str) -> str:
 def ship(order: int) -> str:
     """Ship an order."""
     return act("ship", f"shipped {order}", order=order)
+
+
+@tool
+def label(order: int) -> str:
+    """Print a label."""
+    raise RuntimeError(f"no paper for order {order}")
+
+
+@tool("label")
+def burn(order: int) -> str:
+    """Print a label."""
+    act("label", "printed", order=order)
+    raise RuntimeError("the printer is on fire")
+
+
+@tool
+async def track(order: int) -> str:
+    """Track a parcel."""
+    await asyncio.sleep(_WORK)
+    return act("track", f"tracked {order}", order=order)
 
 
 class Receipt(BaseModel):
@@ -137,6 +158,20 @@ def hierarchical() -> Crew:
         process=Process.hierarchical,
         manager_llm=make_llm(os.environ[SERVER], "native", max_retries=0),
     )
+
+
+def odd_tools() -> Crew:
+    """A tool that raises, and an asynchronous one."""
+    clerk, porter = _agent("Clerk", "native", label, charge), _agent("Porter", "native", track)
+    tasks = [_task("Print a label for order {order}", clerk), _task("Track the parcel", porter)]
+    return Crew(name="odd", agents=[clerk, porter], tasks=tasks)
+
+
+def acts_and_raises() -> Crew:
+    """A tool that acts and then raises: nobody but the outside world knows that it acted."""
+    clerk = _agent("Clerk", "native", burn, charge)
+    task = _task("Print a label for order {order}", clerk)
+    return Crew(name="burning", agents=[clerk], tasks=[task])
 
 
 def mixed() -> Crew:

@@ -63,6 +63,7 @@ SUBJECTS: Mapping[str, Subject] = {
         _shape("parallel_calls", "parallel-calls", tools_at_once=3),
         _shape("async_tasks", "async-tasks", concurrency=3, tools_at_once=3),
         _shape("hierarchical", "hierarchical"),
+        _shape("odd_tools", "odd-tools"),
         _shape("sequential_native", "akickoff", how="akickoff"),
         _shape("mixed", "akickoff-mixed", how="akickoff", concurrency=2, tools_at_once=2),
     )

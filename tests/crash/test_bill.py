@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,19 @@ def test_a_committed_answer_is_never_asked_for_again(stage: Stage, baseline: Tri
     seen = trial.run(AtBoundary(after + 1))
     assert [sent.digest for sent in seen.sent] == [sent.digest for sent in baseline.sent]
     assert violations(seen, Expectation(baseline=baseline)) == []
+
+
+def test_a_tool_that_raised_is_not_run_again(harness: Harness, stage: Stage) -> None:
+    """A tool that acted and raised, killed before the model was told: it acted once."""
+    target = "tests.crash.shapes:acts_and_raises"
+    calm = harness.baseline(replace(_SEQUENTIAL, name="burning", target=target))
+    points = calm.sessions[0].points
+    failed = points.index("commit.after:finish_step", points.index("tool.after_body"))
+    template = replace(stage.template, target=target)
+    trial = Trial(stage.zygote, template, stage.requests, stage.folder / "trial")
+    seen = trial.run(AtBoundary(failed + 1))
+    assert violations(seen, Expectation(baseline=calm)) == []
+    assert [effect.tool for effect in seen.effects] == ["label", "charge"]
 
 
 def test_a_finished_run_costs_nothing_more(stage: Stage) -> None:

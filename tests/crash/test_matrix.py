@@ -8,9 +8,9 @@ from crewai_prod.crashtest import Harness, Report
 from crewai_prod.crashtest.plans import AtBoundary, AtRandom, EverySession, Plan, spread
 from tests.crash.subjects import SUBJECTS
 
-_BOUNDARIES = 8
-_RANDOM = 3
-_EVERY_SESSION = {"parallel-calls"}
+_BOUNDARIES = 6
+_RANDOM = 2
+_EVERY_SESSION = {"parallel-calls", "odd-tools"}
 """The shapes whose every session is killed here too: it takes half a minute each."""
 
 

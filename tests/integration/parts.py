@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -119,3 +120,9 @@ def fail_once(server: Server, fault: Any, when: Callable[[Any], bool]) -> None:
         return None
 
     server.app.faults = schedule
+
+
+def nth(number: int) -> Callable[[Any], bool]:
+    """True of the `number`-th request alone, counted from 1."""
+    counted = itertools.count(1)
+    return lambda _: next(counted) == number

@@ -59,7 +59,7 @@ class Flaky:
 def test_failed_write_stops_the_run_before_the_next_effect(
     server: Server, effects: Effects, tmp_path: Path, path: str, mode: Mode
 ) -> None:
-    """Whichever write fails: nothing acts after it, the error is what the caller sees, it resumes."""
+    """Whichever write fails: nothing acts after it, the caller sees why, and it resumes."""
     for number in range(0, 19, 3):
         journal = tmp_path / f"{number}.db"
         mine = Effects(tmp_path)
@@ -71,7 +71,7 @@ def test_failed_write_stops_the_run_before_the_next_effect(
             go(harden(make_crew(server, mine, path), journal=flaky), mode, inputs=WHO, run_id="a")
         assert mine.lines == flaky.effects_when_failed
         assert open_journal(journal).run("a").status is not RunStatus.COMPLETED
-        # A tool whose outcome could not be written may or may not have acted: here, a person says run it.
+        # A tool whose outcome could not be written may have acted: here, a person says run it.
         crew = harden(make_crew(server, mine, path), journal=journal, unknown="rerun")
         assert go(crew, mode, inputs=WHO, run_id="a").raw == "sent to ann"
 

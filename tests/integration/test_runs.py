@@ -23,6 +23,7 @@ from tests.integration.parts import (
     fail_once,
     go,
     make_crew,
+    nth,
     steps_of,
     total,
 )
@@ -57,8 +58,7 @@ def test_failed_run_resumes_where_it_failed(
     server: Server, effects: Effects, tmp_path: Path, path: str, mode: Mode, broken: int
 ) -> None:
     """Whichever request fails, resuming repeats that one alone and no effect."""
-    seen: list[int] = []
-    fail_once(server, fault("unauthorized"), lambda _: seen.append(1) or len(seen) == broken + 1)
+    fail_once(server, fault("unauthorized"), nth(broken + 1))
     crew = harden(make_crew(server, effects, path), journal=tmp_path / "runs.db")
     with pytest.raises(Exception, match=r"401|auth"):
         go(crew, mode, inputs=WHO, run_id="a")
@@ -237,8 +237,7 @@ def test_other_inputs_are_refused(server: Server, effects: Effects, tmp_path: Pa
 
 def _broken_run(server: Server, effects: Effects, journal: Path) -> None:
     """A run that failed in its last task."""
-    seen: list[int] = []
-    fail_once(server, fault("unauthorized"), lambda _: seen.append(1) or len(seen) == 5)
+    fail_once(server, fault("unauthorized"), nth(5))
     with pytest.raises(Exception, match=r"401|auth"):
         harden(make_crew(server, effects), journal=journal).kickoff(inputs=WHO, run_id="a")
 
@@ -246,7 +245,7 @@ def _broken_run(server: Server, effects: Effects, journal: Path) -> None:
 def test_changed_definition_is_refused_and_named(
     server: Server, effects: Effects, tmp_path: Path
 ) -> None:
-    """By default a changed crew does not continue another crew's run, and the run stays as it was."""
+    """By default a changed crew does not continue another's run, which stays as it was."""
     _broken_run(server, effects, tmp_path / "runs.db")
     crew = make_crew(server, effects)
     crew.tasks[1].expected_output = "something else"
@@ -293,8 +292,7 @@ def test_drifted_prompt_follows_the_history(
             agent.inject_date, agent.date_format = True, "%Y-%m-%d %H:%M:%S.%f"
         return crew
 
-    seen: list[int] = []
-    fail_once(server, fault("unauthorized"), lambda _: seen.append(1) or len(seen) == 2)
+    fail_once(server, fault("unauthorized"), nth(2))
     with pytest.raises(Exception, match=r"401|auth"):
         harden(dated(), journal=tmp_path / "runs.db").kickoff(inputs=WHO, run_id="a")
     result = harden(dated(), journal=tmp_path / "runs.db").kickoff(inputs=WHO, run_id="a")

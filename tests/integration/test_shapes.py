@@ -12,7 +12,7 @@ from crewai.tasks.conditional_task import ConditionalTask
 
 from crewai_prod import harden, open_journal
 from tests.crews import make_llm
-from tests.integration.parts import MODES, PATHS, Effects, Mode, fail_once, go, make_tools
+from tests.integration.parts import MODES, PATHS, Effects, Mode, fail_once, go, make_tools, nth
 from tests.openai_server import Conversation, Reply, Rule, Server, answer, fault, use
 
 Make = Callable[[Server, Effects, str], Crew]
@@ -177,8 +177,7 @@ def test_task_retry_repeats_nothing_that_was_done(
     server.app.script = Conversation(Rule(use("look_up", {"topic": "x"}), answer("ok")))
     crew = make_crew(server, effects, path)
     crew.agents[0].max_retry_limit = 2
-    seen: list[int] = []
-    fail_once(server, fault("server_error"), lambda _: seen.append(1) or len(seen) == 2)
+    fail_once(server, fault("server_error"), nth(2))
     one = Crew(agents=crew.agents[:1], tasks=crew.tasks[:1])
     harden(one, journal=tmp_path / "j.db").kickoff(inputs={"who": "x"})
     assert len(effects.lines) <= 2

@@ -254,12 +254,11 @@ def test_result_of_any_class_is_told_alike_when_replayed(
         effects.add("pay")
         return Receipt()
 
-    from tests.integration.parts import fail_once
+    from tests.integration.parts import fail_once, nth
     from tests.openai_server import fault
 
     crew = pay_crew(server, path, pay)
-    seen: list[int] = []
-    fail_once(server, fault("unauthorized"), lambda _: seen.append(1) or len(seen) == 2)
+    fail_once(server, fault("unauthorized"), nth(2))
     crew.agents[0].max_retry_limit = 0
     with pytest.raises(Exception, match=r"401|auth"):
         harden(crew, journal=tmp_path / "j.db").kickoff(run_id="a")

@@ -50,9 +50,11 @@ def test_text(text: str) -> None:
     assert there_and_back(text) == text
 
 
-@pytest.mark.parametrize("call", [OPENAI, ANTHROPIC, BEDROCK, RESPONSES], ids=lambda c: str(type(c)))
+@pytest.mark.parametrize(
+    "call", [OPENAI, ANTHROPIC, BEDROCK, RESPONSES], ids=lambda c: str(type(c))
+)
 def test_tool_calls_read_the_same(call: Any) -> None:
-    """CrewAI reads id, name and arguments of a recorded call as it reads those of the SDK's object."""
+    """CrewAI reads a recorded call's id, name and arguments as it reads the SDK object's."""
     (back,) = there_and_back([call])
     assert extract_tool_call_info(back) == extract_tool_call_info(call)
     assert isinstance(back, dict)

@@ -31,10 +31,12 @@ SCALARS = (
 )
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner)
-    | st.tuples(inner, inner)
-    | st.dictionaries(st.text() | st.integers() | st.just("$"), inner)
-    | st.frozensets(st.integers() | st.text()),
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text() | st.integers() | st.just("$"), inner)
+        | st.frozensets(st.integers() | st.text())
+    ),
     max_leaves=20,
 )
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
 from crewai_prod.replay import History, TaskDefinition, Verdict, changes, plan_tasks
 from crewai_prod.steps import Scope, digest, path_part, read_request, related, step_id
+from crewai_prod.walk import Walk
 
 TALK = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text()}),
@@ -202,7 +203,7 @@ def test_plans() -> None:
     now = [definition(0, d="1"), definition(1, d="2"), definition(2, d="3")]
     then = [record(0, d="1"), record(1, d="old")]
     verdicts = {
-        choice: [plan.verdict for plan in plan_tasks(now, then, choice)]  # type: ignore[arg-type]
+        choice: [plan.verdict for plan in plan_tasks(now, then, choice)]
         for choice in ("keep", "rerun")
     }
     assert verdicts["keep"] == [Verdict.KEEP, Verdict.KEEP, Verdict.EXECUTE]
@@ -219,3 +220,18 @@ def test_changes_name_the_parts() -> None:
         ("t0", ("e",)),
         ("t1", ("removed",)),
     ]
+
+
+@pytest.mark.parametrize(("failed_sessions", "replayed"), [((), True), ((1,), False)])
+def test_a_tool_that_failed_is_not_run_again(
+    failed_sessions: tuple[int, ...], replayed: bool
+) -> None:
+    """A failed tool may have acted: it is tried anew only if the run ended by its failure."""
+    scope = Scope(path="tasks/0/A")
+    name = step_id(scope.path, "tool", "d", 0)
+    failed = step(1, step_id=name, kind=StepKind.TOOL, status=StepStatus.FAILED, epoch=1)
+    walk = Walk([failed], failed_sessions)
+    ticket = walk.identify(scope, StepKind.TOOL, "charge", "d", acts=True)
+    walk.look_up(ticket)
+    assert (ticket.recorded == failed) is replayed
+    assert (ticket.attempt == 2) is not replayed
