@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol, TypedDict
+from typing import Annotated, Any, Protocol, TypedDict
 
 from crewai_prod.journal import Durability, open_journal
 from tests.bench.journal_floor import SYNCHRONOUS, file_bytes
