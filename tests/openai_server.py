@@ -36,7 +36,7 @@ from typing import IO, Any, Literal, Self
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -352,6 +352,8 @@ class App:
             path = request.url.path
             try:
                 body = parse(await request.body())
+            except ClientDisconnect:  # killed while it asked: nobody has asked anything
+                return Response(status_code=499)
             except BadRequest as error:
                 return self._send(request, self.ledger.open(path, {}), _refusal(error), None)
             record = self.ledger.open(path, body)

@@ -267,9 +267,11 @@ def run_crash_test(
         baseline = harness.baseline(subject)
         plans = plans_for(baseline, points=points, random_kills=random_kills, seed=seed)
         progress(f"{len(plans)} runs that are killed and resumed")
-        return Report(
-            shapes=tuple(harness.crash(subject, baseline, plans)), notes=_notes(subject, baseline)
-        )
+        shapes = tuple(harness.crash(subject, baseline, plans))
+        notes = _notes(subject, baseline)
+        if not all(shape.ok for shape in shapes):
+            notes = (*notes, f"What the broken runs left is kept in {harness.folder}.")
+        return Report(shapes=shapes, notes=notes)
 
 
 def _notes(subject: Subject, baseline: TrialSeen) -> tuple[str, ...]:

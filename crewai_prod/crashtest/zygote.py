@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -84,6 +85,8 @@ class Zygote:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
+        if not hasattr(os, "fork"):
+            raise UsageError("A crash test forks processes, which this operating system cannot.")
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             self._command,

@@ -8,6 +8,7 @@ numbers are medians. A missed target is printed as missed. LangGraph and DBOS co
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -42,12 +43,13 @@ def main() -> None:
         _be_quiet(folder)
         facts = _machine(folder)
         rows = []
-        for section in asked.only or SECTIONS:
-            place = folder / section
-            place.mkdir()
-            for row in _section(section, place, quick=asked.quick, full=asked.full):
-                print(f"  {row.what}: {amount(row.value, row.unit)}", file=sys.stderr, flush=True)
-                rows.append(row)
+        with contextlib.redirect_stdout(sys.stderr):  # crewai prints what its handlers raise
+            for section in asked.only or SECTIONS:
+                place = folder / section
+                place.mkdir()
+                for row in _section(section, place, quick=asked.quick, full=asked.full):
+                    print(f"  {row.what}: {amount(row.value, row.unit)}", flush=True)
+                    rows.append(row)
         facts["load after"] = _load()
         facts["not measured"] = _not_measured(asked.only or SECTIONS)
     if asked.json:

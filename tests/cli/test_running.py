@@ -129,7 +129,7 @@ def test_a_wrong_setting_is_wrong_usage(
 ) -> None:
     """A misspelt environment variable's value is named."""
     monkeypatch.setenv("CREWAI_PROD_DURABILITY", "eternal")
-    assert "durability" in cli("run", f"{desk}:make", "-i", "who=ann", status=2).stderr
+    assert "CREWAI_PROD_DURABILITY" in cli("run", f"{desk}:make", "-i", "who=ann", status=2).stderr
 
 
 def test_a_failed_run_can_be_continued(cli: Cli, desk: str, tmp_path: Path) -> None:

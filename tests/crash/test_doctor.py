@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from crewai_prod.crashtest import run_crash_test
+from crewai_prod.crashtest import Harness, run_crash_test
+from crewai_prod.crashtest.evidence import read_lines
+from crewai_prod.crashtest.sessions import REQUESTS
+from tests.crash.subjects import SUBJECTS
 from tests.openai_server import ROOT
 
 CREW = '''
@@ -68,6 +72,23 @@ def test_the_command_on_a_users_crew(shop: Path) -> None:
     assert all(shape["output_equal"] for shape in report["shapes"])
     assert not (shop / "acted").exists()
     assert not (shop / "the users own.db").exists()
+
+
+def test_real_models_are_counted(harness: Harness, tmp_path: Path) -> None:
+    """What counts a real model's requests for the doctor counts what arrives at its server."""
+    file = tmp_path / "requests.jsonl"
+    subject = replace(
+        SUBJECTS["parallel-calls"],
+        name="real models",
+        record=True,
+        stand_in_tools=True,
+        env={REQUESTS: str(file)},
+    )
+    seen = harness.baseline(subject)
+    calls = [line["call"] for line in read_lines(file) if line["answered"]]
+    assert len(calls) == len(set(calls)) == len(seen.sent)
+    assert len(seen.effects) == 5
+    assert all("crash test" in effect.result for effect in seen.effects)
 
 
 def test_real_tools_act_once_a_run(shop: Path) -> None:
