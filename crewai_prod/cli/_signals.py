@@ -1,15 +1,17 @@
 """SIGTERM and SIGINT during a run: it stops once its step is safe; the second one ends at once.
 
-Rule: the handler itself only hands the signal to a thread; that one stops the runs. Reason: the
-handler runs between two instructions of the main thread, which may just then hold the run's lock.
+Rule: a thread acts on signals, told by the C handler through a file descriptor; Python's handler
+in the main thread does nothing. Reason: that one runs between two instructions of the main thread,
+which may just then hold the run's lock, and not before a call it is blocked in returns.
 Installed at kickoff, after crewai: its telemetry installs a handler that ends the process with 0.
 """
 
 from __future__ import annotations
 
 import os
-import queue
+import select
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from crewai_prod.run import Run
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _POLL_SECONDS = 0.02
+_OVER = b"\0"
 
 
 class StopOnSignal:
@@ -35,16 +38,18 @@ class StopOnSignal:
     def __init__(self, told: Callable[[int], None], last_words: str) -> None:
         self._told = told
         self._last_words = f"{last_words}\n".encode()
-        self._signals: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._over = threading.Event()
+        self._told_by, self._wakes = socket.socketpair()
+        self._wakes.setblocking(False)
         self._before: dict[int, Any] = {}
+        self._wakeup = -1
         self._thread = threading.Thread(target=self._serve, name="crewai-prod-signals", daemon=True)
         self.received: int | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
+            self._wakeup = signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
             for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._handle)
+                self._before[number] = signal.signal(number, _nothing)
         self._thread.start()
         return self
 
@@ -54,34 +59,45 @@ class StopOnSignal:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._over.set()
-        self._signals.put(None)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup)
+        self._wakes.send(_OVER)
         self._thread.join()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._wakes.close()
+        self._told_by.close()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _serve(self) -> None:
+        while True:
+            poll = _POLL_SECONDS if self.received is not None else None
+            if select.select([self._told_by], [], [], poll)[0]:
+                told = self._told_by.recv(64)
+                for number in told:
+                    self._take(number)
+                if _OVER in told:
+                    return
+            if self.received is not None:  # a run may only now be about to open
+                for run in active_runs():
+                    run.stop(RunInterrupted(signal=self.received))
+
+    def _take(self, number: int) -> None:
+        if number not in SIGNALS:
+            return
         if self.received is not None:
             os.write(2, self._last_words)
             os._exit(128 + number)
         self.received = number
-        self._signals.put(number)  # reentrant, unlike any lock
-
-    def _serve(self) -> None:
-        number = self._signals.get()
-        if number is None:
-            return
         self._told(number)
-        while not self._over.is_set():  # a run may only now be about to open
-            for run in active_runs():
-                run.stop(RunInterrupted(signal=number))
-            self._over.wait(_POLL_SECONDS)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Keep the default action from ending the process."""
 
 
 def active_runs() -> list[Run]:
     """The runs this process is advancing."""
-    with HEART._lock:
-        return [run for run, _ in HEART._runs.values()]
+    return HEART.runs()
 
 
 @contextmanager

@@ -21,9 +21,9 @@ PATIENCE = 60.0
 
 
 @pytest.fixture(scope="session")
-def harness() -> Iterator[Harness]:
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """The harness over two servers, with crewai loaded."""
-    with harness_over() as made:
+    with harness_over(folder=tmp_path_factory.mktemp("crash")) as made:
         yield made
 
 
