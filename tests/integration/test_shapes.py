@@ -179,5 +179,7 @@ def test_task_retry_repeats_nothing_that_was_done(
     crew.agents[0].max_retry_limit = 2
     fail_once(server, fault("server_error"), nth(2))
     one = Crew(agents=crew.agents[:1], tasks=crew.tasks[:1])
-    harden(one, journal=tmp_path / "j.db").kickoff(inputs={"who": "x"})
-    assert len(effects.lines) <= 2
+    result = harden(one, journal=tmp_path / "j.db").kickoff(inputs={"who": "x"}, run_id="a")
+    assert (result.raw, effects.lines) == ("ok", ["look_up x"])
+    assert [record.status for record in server.requests] == [200, 500, 200]
+    assert result.token_usage.total_tokens == server.total_usage.total_tokens
