@@ -15,7 +15,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
-from crewai_prod.steps import lies_in, related
+from crewai_prod.steps import Scope, lies_in, related
 
 OnChange = Literal["stop", "rerun", "keep"]
 
@@ -86,9 +86,14 @@ class History:
             del self._models[path]
 
     def went_on(self, step: StepRecord) -> bool:
-        """Whether the run did anything in or around the step's scope after it."""
+        """Whether the run did anything in or around the step's scope after it.
+
+        What happened in the step's own body happened before it failed.
+        """
+        body = Scope(path=step.scope).inside(step.name, step.step_id).path
         return any(
-            seq > step.seq and related(scope, step.scope) for scope, seq in self._last_seq.items()
+            seq > step.seq and related(scope, step.scope) and not lies_in(scope, body)
+            for scope, seq in self._last_seq.items()
         )
 
     def _put(self, step: StepRecord) -> None:

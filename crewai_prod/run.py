@@ -103,6 +103,7 @@ class Run:
         self.plans: dict[int, TaskPlan] = {}
         self.unknown: UnknownPolicy = "pause"
         self.degraded = False
+        self.ended = False
         self.log: RunLog
         self._lease: Lease | None = None
         self._lock = threading.Lock()
@@ -115,6 +116,8 @@ class Run:
         self._started: dict[int, float] = {}
         self._stopped: CrewProdError | None = None
         self._usage = Usage()
+        self._spent: dict[str, Usage] = {}
+        self._unusable: set[str] = set()
 
     def attach(
         self,
@@ -133,9 +136,13 @@ class Run:
         for task in opened.tasks:
             if task.error is not None and orjson.loads(task.error).get("of_last_answer"):
                 self._walk.history.distrust(self.scope_of_task(task.position).path)
+        for error in (opened.run.error, *(step.error for step in opened.steps)):
+            for path in orjson.loads(error or "{}").get("unusable", ()):
+                self._walk.history.distrust(path)
         self.degraded = any(_is_failed_tool(step) for step in opened.steps)
         self._messages = set(opened.messages)
         self._usage = recorded_usage(opened.steps, opened.attempts)
+        self._spent = _usage_by_scope(opened.steps, opened.attempts)
 
     @property
     def lease(self) -> Lease:
@@ -182,6 +189,17 @@ class Run:
         if self._stopped is not None:
             raise self._stopped
 
+    def refused(self, error: BaseException) -> bool:
+        """Whether an exception is what the stored refusal has become on its way out."""
+        seen: set[int] = set()
+        current: BaseException | None = error
+        while current is not None and id(current) not in seen and self._stopped is not None:
+            if self._stopped in (current, getattr(current, "error", None)):
+                return True
+            seen.add(id(current))
+            current = current.__cause__ or current.__context__
+        return False
+
     @contextmanager
     def in_flight(self) -> Iterator[None]:
         """What is called here is paid for or done: the run does not end before it is recorded."""
@@ -201,6 +219,33 @@ class Run:
             return self._landed.wait_for(lambda: self._flying == 0, seconds)
 
     # -- scopes -----------------------------------------------------------------------------------
+
+    def nest(self, scope: Scope, name: str, meant: str) -> Scope:
+        """The scope of a crew, flow or agent that is kicked off within this run.
+
+        Args:
+            scope: Where it is kicked off.
+            name: Its own name.
+            meant: Digest of what it is asked to do, so that kickoffs made at the same time are told
+                apart whichever begins first.
+        """
+        with self._lock:
+            occurrence = self._walk.count(scope, name, meant)
+        return scope.of_nested(name, meant, occurrence)
+
+    def distrust_last_answer(self, scope: Scope) -> None:
+        """A nested task came to nothing: if its last step is a model's answer, that was no use.
+
+        It is kept with the failure of the step around it; resuming asks for the answer anew.
+        """
+        with self._lock:
+            self._unusable.add(scope.path)
+
+    def _with_unusable(self, error: str, within: str | None = None) -> str:
+        """The facts of a failure with the scopes whose last answer was no use."""
+        with self._lock:
+            found = sorted(p for p in self._unusable if within is None or lies_in(p, within))
+        return orjson.dumps({**orjson.loads(error), "unusable": found}).decode() if found else error
 
     def enter(self, scope: Scope, *, retry: bool) -> None:
         """An agent begins to work in a scope; see `Walk.enter`."""
@@ -275,9 +320,21 @@ class Run:
     # -- tool calls -------------------------------------------------------------------------------
 
     def begin_tool(
-        self, scope: Scope, name: str, arguments: Mapping[str, Any], options: ToolOptions
+        self,
+        scope: Scope,
+        name: str,
+        arguments: Mapping[str, Any],
+        options: ToolOptions,
+        kind: StepKind = StepKind.TOOL,
     ) -> Ticket:
-        """Identify a tool call, look it up, and commit the intent of one that acts on the world.
+        """Identify a call, look it up, and commit the intent of one that acts on the world.
+
+        Args:
+            scope: Where it is made.
+            name: Of the tool, or of a user's function that is a step.
+            arguments: What it is called with.
+            options: What is declared about it; without an effect it counts as a write.
+            kind: `TOOL`, `FUNCTION` or `HUMAN`.
 
         Raises:
             ToolOutcomeUnknown: It was started in an earlier session, nobody can tell whether it
@@ -286,10 +343,11 @@ class Run:
         """
         self.check()
         tree = codec.to_tree(dict(arguments))
-        meant = digest(b"tool", name.encode("utf-8", "replace"), codec.meaning(arguments))
+        said = codec.meaning(arguments)
+        meant = digest(kind.value.encode(), name.encode("utf-8", "replace"), said)
         with self._lock:
             effect = options.effect or "write"
-            ticket = self._walk.identify(scope, StepKind.TOOL, name, meant, acts=effect != "read")
+            ticket = self._walk.identify(scope, kind, name, meant, acts=effect != "read")
             ticket.arguments, ticket.effect = orjson.dumps(tree).decode(), effect
             self._walk.look_up(ticket)
         record = ticket.record
@@ -322,8 +380,8 @@ class Run:
         """
         if ticket.effect == "nested":
             self.check()
-        self.degraded = True
-        error = orjson.dumps(facts).decode()
+        self.degraded |= ticket.kind is StepKind.TOOL
+        error = self._with_unusable(orjson.dumps(facts).decode(), ticket.inner.path)
         self._commit(ticket, self._step(ticket, StepStatus.FAILED, error=error))
 
     def leave_unknown(self, ticket: Ticket, why: str) -> ToolOutcomeUnknown:
@@ -452,6 +510,12 @@ class Run:
         """What the run has cost so far, all sessions together."""
         return self._usage
 
+    def usage_within(self, scope: Scope) -> Usage:
+        """What was spent in a scope and all within it, all sessions together."""
+        with self._lock:
+            spent = [usage for path, usage in self._spent.items() if lies_in(path, scope.path)]
+        return sum(spent, Usage())
+
     def end(
         self, status: RunStatus, *, result: str | None = None, error: str | None = None
     ) -> None:
@@ -461,8 +525,10 @@ class Run:
             JournalError: The end could not be recorded; the lease is let go all the same, so that
                 resuming takes the run over at once.
         """
+        self.ended = True
         HEART.leave(self.lease)
         reason = self._reason() if status is not RunStatus.FAILED else None
+        error = error and self._with_unusable(error)
         try:
             self.journal.finish_run(self.lease, status, reason=reason, result=result, error=error)
         except JournalError as failure:
@@ -512,6 +578,7 @@ class Run:
             self._walk.history.add(step)
             if step.usage is not None:
                 self._usage += step.usage
+                self._spent[step.scope] = self._spent.get(step.scope, Usage()) + step.usage
         self.log.step_finished(step, task=ticket.scope.task_name)
 
     def _write(self, write: Any) -> None:
@@ -564,6 +631,19 @@ def recorded_usage(steps: Iterable[StepRecord], attempts: Iterable[AttemptRecord
     """What was paid for according to the journal, failed and billed tries included."""
     recorded = [step.usage for step in steps] + [attempt.usage for attempt in attempts]
     return sum((usage for usage in recorded if usage is not None), Usage())
+
+
+def _usage_by_scope(
+    steps: Sequence[StepRecord], attempts: Iterable[AttemptRecord]
+) -> dict[str, Usage]:
+    scopes = {step.step_id: step.scope for step in steps}
+    spent: dict[str, Usage] = {}
+    entries: list[StepRecord | AttemptRecord] = [*steps, *attempts]
+    for one in entries:
+        if one.usage is not None:
+            scope = scopes[one.step_id]
+            spent[scope] = spent.get(scope, Usage()) + one.usage
+    return spent
 
 
 def _is_failed_tool(step: StepRecord) -> bool:

@@ -48,7 +48,8 @@ class Scope:
     """Where in a run we are.
 
     Attributes:
-        path: `run`, `tasks/0`, `tasks/0/Researcher`, `tasks/0/Manager/delegate~1f2e3d4c/Writer`.
+        path: `run`, `tasks/0`, `tasks/0/Researcher`, `tasks/0/Manager/delegate~1f2e3d4c/Writer`,
+            `tasks/0/Clerk/ask_shop~1f2e3d4c/shop~5b6a7988/tasks/0/Cashier` (a crew within a tool).
         task: Position of the task in the crew, None outside tasks.
         task_name: For errors and logs.
         agent: Role of the agent that is at work, for attribution.
@@ -64,6 +65,15 @@ class Scope:
     def of_agent(self, role: str) -> Scope:
         """The scope of an agent at work here."""
         return replace(self, path=f"{self.path}/{path_part(role)}", agent=role)
+
+    def of_nested(self, name: str, meant: str, occurrence: int) -> Scope:
+        """The scope of a crew, flow or agent kicked off here: by name, request, and how often."""
+        again = f".{occurrence}" if occurrence else ""
+        return replace(self, path=f"{self.path}/{path_part(name)}~{meant[:8]}{again}")
+
+    def of_nested_task(self, position: int, name: str) -> Scope:
+        """The scope of a task of a crew kicked off here; it is billed to the task around it."""
+        return replace(self, path=f"{self.path}/tasks/{position}", task_name=name)
 
     def inside(self, tool: str, step: str) -> Scope:
         """The scope of what happens inside a tool's body."""

@@ -43,6 +43,11 @@ class Ticket:
     clock: float = field(default_factory=time.perf_counter)
 
     @property
+    def inner(self) -> Scope:
+        """The scope of what happens in the step's body."""
+        return self.scope.inside(self.name, self.step_id)
+
+    @property
     def elapsed_ms(self) -> float:
         """Milliseconds since the step began."""
         return round((time.perf_counter() - self.clock) * 1000, 3)
@@ -140,6 +145,13 @@ class Walk:
             occurrence=occurrence,
             step_id=step_id(*key, occurrence),
         )
+
+    def count(self, scope: Scope, name: str, meant: str) -> int:
+        """How often a nested kickoff of this name and meaning was begun in this scope before."""
+        key = (scope.path, f"kickoff {name}", meant)
+        occurrence = self._occurrences.get(key, 0)
+        self._occurrences[key] = occurrence + 1
+        return occurrence
 
     def look_up(self, ticket: Ticket, *, params: str | None = None) -> bool:
         """Fill in what is recorded of a ticket: a replay, a new try, or a first one.

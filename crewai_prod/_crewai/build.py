@@ -17,11 +17,13 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.tools.agent_tools.agent_tools import AgentTools
 
 from crewai_prod._crewai.agents import RunAgent
+from crewai_prod._crewai.definition import task_name
 from crewai_prod._crewai.llm import take_over_llm
 from crewai_prod._crewai.takeover import give_back, original_of, put, put_private, take_over
-from crewai_prod._crewai.tasks import RunTask, TaskSeam
+from crewai_prod._crewai.tasks import NestedTaskSeam, RunTask, TaskSeam
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.run import Run
+from crewai_prod.steps import Scope
 from crewai_prod.tooling import ToolOptions
 
 _SHOWN = "crewai_prod_shown"
@@ -37,11 +39,20 @@ _KEPT_OF_TASK = frozenset(
 
 
 class Workshop:
-    """Takes over the objects of one crew for one run."""
+    """Takes over the objects of one crew for one run.
 
-    def __init__(self, run: Run, options: Mapping[str, ToolOptions]) -> None:
+    Args:
+        run: The run.
+        options: What is declared about tools, by name.
+        base: The scope of the kickoff, for a crew that is kicked off within a run.
+    """
+
+    def __init__(
+        self, run: Run, options: Mapping[str, ToolOptions], base: Scope | None = None
+    ) -> None:
         self._run = run
-        self._bench = ToolBench(run, options)
+        self._base = base
+        self.bench = ToolBench(run, options)
         self._taken: dict[int, tuple[Any, Any]] = {}
 
     def llm(self, llm: Any) -> Any:
@@ -96,7 +107,7 @@ class Workshop:
         put(taken, **{name: self.llm(values.get(name)) for name in _AGENT_LLMS if name in values})
         put(
             taken,
-            tools=self._bench.take(values.get("tools")),
+            tools=self.bench.take(values.get("tools")),
             agent_executor=None,
             tools_results=[],
         )
@@ -117,13 +128,11 @@ class Workshop:
         return taken
 
     def _task(self, position: int, task: Task, held: Any) -> Any:
-        seam = TaskSeam(run=self._run, bench=self._bench, position=position, held=held)
-        taken = self._once(task, lambda: take_over(task, RunTask, seam))
-        self._bench.tasks[position] = taken
+        taken = self._once(task, lambda: take_over(task, RunTask, self._seam(position, task, held)))
         put(
             taken,
             agent=self.agent(task.agent),
-            tools=self._bench.take(task.tools),
+            tools=self.bench.take(task.tools),
             output=None,
             retry_count=0,
             processed_by_agents=set(),
@@ -137,6 +146,18 @@ class Workshop:
             _guardrails=[self._guardrail(one) for one in private.get("_guardrails") or []],
         )
         return taken
+
+    def _seam(self, position: int, task: Task, held: Any) -> TaskSeam:
+        if self._base is None:
+            return TaskSeam(run=self._run, bench=self.bench, position=position, held=held)
+        return NestedTaskSeam(
+            run=self._run,
+            bench=self.bench,
+            position=position,
+            held=held,
+            base=self._base,
+            name=task_name(task, position),
+        )
 
     def _guardrail(self, guardrail: Any) -> Any:
         """A guardrail that asks a model asks the run's."""

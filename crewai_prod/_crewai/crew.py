@@ -1,42 +1,33 @@
-"""The seam in front of a crew: the hardened crew, and the copy of it that advances one run."""
+"""The hardened crew: every kickoff becomes a run, or a part of the run it is made in."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-import orjson
 from crewai import Crew
-from crewai.utilities.llm_utils import create_llm
-from crewai.utilities.planning_handler import CrewPlanner
 
-from crewai_prod._crewai.agents import in_scope
-from crewai_prod._crewai.build import CREW_LLMS, Workshop, give_back_crew, show_manager
+from crewai_prod import codec
+from crewai_prod._crewai import crew_run
+from crewai_prod._crewai.build import CREW_LLMS, Workshop
+from crewai_prod._crewai.crew_run import CrewSeam, NestedCrewSeam, RunCrew
 from crewai_prod._crewai.definition import define
-from crewai_prod._crewai.failures import describe
-from crewai_prod._crewai.llm import read_metrics
-from crewai_prod._crewai.options import Options
-from crewai_prod._crewai.outputs import decode_kickoff, decode_output, encode_kickoff
-from crewai_prod._crewai.stop import StopRun
-from crewai_prod._crewai.takeover import Seamed, put, put_private, seam_of, take_over
-from crewai_prod.errors import CrewProdError, JournalError, UsageError
+from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
+from crewai_prod.errors import UsageError
+from crewai_prod.kickoff import Kickoff, place_around
+from crewai_prod.options import Options
 from crewai_prod.outcomes import UnknownPolicy
-from crewai_prod.records import Opened, RunStatus, Usage
-from crewai_prod.run import Run, current_step, recorded_usage, status_of
-from crewai_prod.session import RunRequest, inputs_digest, open_session
-from crewai_prod.steps import Scope
-
-_LANDING_SECONDS = 60.0
-"""How long the end of a failed run waits for calls of other tasks that are being paid for."""
+from crewai_prod.run import Run
+from crewai_prod.session import inputs_digest
+from crewai_prod.steps import Scope, digest
 
 
 @dataclass(slots=True)
-class CrewSeam:
+class FacadeSeam:
     """What a hardened crew knows: how to run, how to be built anew, and who holds it.
 
     Attributes:
@@ -54,6 +45,30 @@ class CrewSeam:
     last_run: str | None = None
 
 
+@dataclass(slots=True)
+class _Shop:
+    """Who shows what one kickoff of a hardened crew leaves."""
+
+    facade: Any
+    seam: FacadeSeam
+
+    @property
+    def last_run(self) -> str | None:
+        return self.seam.last_run
+
+    @last_run.setter
+    def last_run(self, run_id: str | None) -> None:
+        self.seam.last_run = run_id
+
+    def show(self, crew: Any, manager: Any) -> None:
+        with self.seam.lock:
+            self.seam.running -= 1
+            crew_run.show(crew, manager, (self.facade, *self.seam.held))
+
+    def show_memory(self, memory: Any) -> None:
+        crew_run.show_memory(memory, (self.facade, *self.seam.held))
+
+
 class HardenedCrew(Seamed):
     """A crew whose every kickoff is a durable run.
 
@@ -61,7 +76,9 @@ class HardenedCrew(Seamed):
 
     Args:
         run_id: Name of the run. An unknown one starts; a finished one returns the stored result
-            without any call; a failed, interrupted or paused one resumes. None: one is made.
+            without any call; a failed, interrupted or paused one resumes. None: one is made, unless
+            the kickoff is made within a run (in the body of a tool, a step or a flow's method): it
+            then belongs to that run.
         on_change: `stop`, `rerun` or `keep`, for this kickoff.
         unknown: `pause`, `rerun`, `fail`, an `Outcome`, or outcomes by step id, for this kickoff.
 
@@ -83,8 +100,8 @@ class HardenedCrew(Seamed):
         **kwargs: Any,
     ) -> Any:
         """Run, resume, or return what the finished run returned."""
-        working = _working(self, run_id, on_change, unknown, args, kwargs)
-        return working.kickoff(inputs, *args, **kwargs)
+        asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
+        return _working(self, asked).kickoff(inputs, *args, **kwargs)
 
     async def kickoff_async(
         self,
@@ -96,7 +113,8 @@ class HardenedCrew(Seamed):
         **kwargs: Any,
     ) -> Any:
         """`kickoff` on a worker thread."""
-        working = await asyncio.to_thread(_working, self, run_id, on_change, unknown, args, kwargs)
+        asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
+        working = await asyncio.to_thread(_working, self, asked)
         return await working.kickoff_async(inputs, *args, **kwargs)
 
     async def akickoff(
@@ -109,7 +127,8 @@ class HardenedCrew(Seamed):
         **kwargs: Any,
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
-        working = await asyncio.to_thread(_working, self, run_id, on_change, unknown, args, kwargs)
+        asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
+        working = await asyncio.to_thread(_working, self, asked)
         return await working.akickoff(inputs, *args, **kwargs)
 
     def copy(self) -> Any:
@@ -119,230 +138,53 @@ class HardenedCrew(Seamed):
     @property
     def last_run(self) -> str | None:
         """Id of the run that finished last on this object."""
-        seam: CrewSeam = seam_of(self)
+        seam: FacadeSeam = seam_of(self)
         return seam.last_run
-
-
-@dataclass(slots=True, kw_only=True)
-class RunSeam:
-    """One run of a hardened crew."""
-
-    facade: Any
-    seam: CrewSeam
-    run: Run
-    workshop: Workshop
-    options: Options
-    run_id: str | None
-    manager: Any = None
-    """The manager CrewAI made for this run, to be shown to those who hold the crew."""
-    made: Any = None
-    """The crew's output before any after-kickoff callback."""
-
-    def open(self, crew: Any, inputs: Any, files: Any) -> Any:
-        """Open the run; returns the stored result of a finished one, else None."""
-        given = {**(inputs or {}), "input_files": files} if files else inputs
-        journal = self.run.journal
-        request = RunRequest(
-            run_id=self.run_id,
-            kind="crew",
-            name=crew.name,
-            inputs=given,
-            on_change=self.options.on_change,
-            unknown=self.options.unknown,
-            lease_seconds=self.options.settings.lease_seconds,
-            open_log=lambda run_id: self.options.open_log(journal, run_id, crew.name),
-        )
-        opened = open_session(self.run, request, define(crew, inputs_digest(given)))
-        self.seam.last_run = opened.run.run_id
-        return self._stored(crew, opened) if opened.lease is None else None
-
-    def _stored(self, crew: Any, opened: Opened) -> Any:
-        journal, run_id = self.run.journal, opened.run.run_id
-        talks = {
-            task.position: journal.conversation(run_id, task.messages)
-            for task in opened.tasks
-            if task.messages
-        }
-        for record in opened.tasks:
-            if record.position < len(crew.tasks) and record.output is not None:
-                task = crew.tasks[record.position]
-                talk = talks.get(record.position, [])
-                put(task, output=decode_output(record.output, task, talk))
-        usage = recorded_usage(journal.steps(run_id), journal.attempts(run_id))
-        put(crew, usage_metrics=read_metrics(usage), token_usage=read_metrics(usage))
-        result = self._result(crew, opened, talks, usage)
-        self._show(crew)
-        return result
-
-    def _result(self, crew: Any, opened: Opened, talks: Mapping[int, Any], usage: Usage) -> Any:
-        conversations = [talks.get(position, []) for position in range(len(crew.tasks))]
-        stored = opened.run.result or "{}"
-        result, complete = decode_kickoff(stored, crew.tasks, usage, conversations)
-        if not complete:
-            for callback in crew.after_kickoff_callbacks:
-                result = callback(result)
-        return result
-
-    def finished(self, crew: Any, result: Any) -> Any:
-        """Record the run's end; only then is its result handed over."""
-        if self.run.stopped is not None:
-            raise self.failed(crew, self.run.stopped)
-        self.run.end(RunStatus.COMPLETED, result=encode_kickoff(result, self.made))
-        self._show(crew)
-        return result
-
-    def failed(self, crew: Any, error: BaseException) -> BaseException:
-        """Record how the run ended; returns what the caller of `kickoff` is to see."""
-        seen: BaseException = error.error if isinstance(error, StopRun) else error
-        if self.run.stopped is not None and isinstance(error, Exception):
-            seen = self.run.stopped
-        if isinstance(seen, CrewProdError):
-            seen.outputs = tuple(t.output for t in crew.tasks if t.output is not None)
-            seen.resume = seen.resume or f"kickoff(run_id={self.run.run_id!r})"
-            facts = seen.facts()
-        else:
-            facts = describe(seen)
-            seen.add_note(f"crewai-prod: resume with run_id={self.run.run_id!r}")
-        self.run.land(_LANDING_SECONDS if isinstance(error, Exception) else 0.0)
-        self._record_end(seen, orjson.dumps(facts).decode())
-        self._show(crew)
-        return seen
-
-    def _record_end(self, error: BaseException, facts: str) -> None:
-        """A run whose end cannot be recorded stays `running`, without an owner: it resumes."""
-        with suppress(JournalError):
-            self.run.end(status_of(error), error=facts)
-
-    def _show(self, crew: Any) -> None:
-        with self.seam.lock:
-            self.seam.running -= 1
-            for held in (self.facade, *self.seam.held):
-                give_back_crew(crew, held)
-                if self.manager is not None:
-                    show_manager(self.manager, held)
-
-
-class RunCrew(Seamed):
-    """The copy of a crew that advances one run."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if (
-            name == "_memory"
-        ):  # CrewAI makes it when the crew first emits an event; callbacks use it
-            seam: RunSeam = seam_of(self)
-            for held in (seam.facade, *seam.seam.held):
-                put_private(held, _memory=value)
-
-    def kickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`Crew.kickoff` within the run. With `stream`, CrewAI calls this again for the work."""
-        if self.stream:  # type: ignore[attr-defined]
-            return super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
-        seam: RunSeam = seam_of(self)
-        stored = seam.open(self, inputs, _files(args, kwargs))
-        if stored is not None:
-            return stored
-        failure: BaseException
-        try:
-            with in_scope(seam.run, Scope()):
-                result = super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
-        except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
-            failure = error
-        else:
-            return seam.finished(self, result)
-        raise _seen(seam.failed(self, failure), failure)
-
-    async def akickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`Crew.akickoff` within the run."""
-        if self.stream:  # type: ignore[attr-defined]
-            return await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
-        seam: RunSeam = seam_of(self)
-        stored = await asyncio.to_thread(seam.open, self, inputs, _files(args, kwargs))
-        if stored is not None:
-            return stored
-        failure: BaseException
-        try:
-            with in_scope(seam.run, Scope()):
-                result = await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
-        except BaseException as error:  # noqa: BLE001 - as in `kickoff`
-            failure = error
-        else:
-            return await asyncio.to_thread(seam.finished, self, result)
-        if isinstance(failure, Exception):
-            seen = await asyncio.to_thread(seam.failed, self, failure)
-        else:  # cancelled: nothing may be awaited any more
-            seen = seam.failed(self, failure)
-        raise _seen(seen, failure)
-
-    def calculate_usage_metrics(self) -> Any:
-        """The run's true total, all sessions together."""
-        usage = read_metrics(seam_of(self).run.usage)
-        put(self, usage_metrics=usage)
-        return usage
-
-    def _create_crew_output(self, task_outputs: Any) -> Any:
-        output = super()._create_crew_output(task_outputs)  # type: ignore[misc]
-        seam_of(self).made = output
-        return output
-
-    def _create_manager_agent(self) -> None:
-        seam: RunSeam = seam_of(self)
-        given = self.manager_agent  # type: ignore[attr-defined]
-        if given is None:
-            put(self, manager_llm=seam.workshop.llm(create_llm(self.manager_llm)))  # type: ignore[attr-defined]
-        super()._create_manager_agent()  # type: ignore[misc]
-        if given is None:
-            seam.manager = self.manager_agent  # type: ignore[attr-defined]
-            manager = seam.workshop.agent(seam.manager)
-            manager.crew = self
-            put(self, manager_agent=manager)
-
-    def _handle_crew_planning(self) -> None:
-        seam: RunSeam = seam_of(self)
-        planner = CrewPlanner(tasks=self.tasks, planning_agent_llm=self.planning_llm)  # type: ignore[attr-defined]
-        llm = create_llm(planner.planning_agent_llm)
-        put(self, planning_llm=seam.workshop.llm(llm))
-        super()._handle_crew_planning()  # type: ignore[misc]
 
 
 def harden_crew(crew: Crew, options: Options, build: Callable[[], Crew] | None = None) -> Crew:
     """A hardened crew that shares its agents and tasks with the one given."""
     held = (crew, *seam_of(crew).held) if isinstance(crew, HardenedCrew) else (crew,)
-    seam = CrewSeam(options, build, held, {k: _snapshot(v) for k, v in crew.__dict__.items()})
+    seam = FacadeSeam(options, build, held, {k: _snapshot(v) for k, v in crew.__dict__.items()})
     return take_over(crew, HardenedCrew, seam)
 
 
-def _working(
-    facade: Any,
-    run_id: str | None,
-    on_change: str | None,
-    unknown: UnknownPolicy | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """The copy of a hardened crew for one run, not opened yet."""
-    checkpoint = kwargs.get("from_checkpoint") or (args[1] if len(args) > 1 else None)
-    if checkpoint is not None and getattr(checkpoint, "restore_from", None):
-        raise UsageError(
-            "A hardened crew resumes from its journal: pass run_id, not from_checkpoint."
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a kickoff was asked for."""
+
+    run_id: str | None
+    on_change: str | None
+    unknown: UnknownPolicy | None
+    inputs: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        checkpoint = self.kwargs.get("from_checkpoint") or (
+            self.args[1] if len(self.args) > 1 else None
         )
-    seam: CrewSeam = seam_of(facade)
-    options = seam.options.for_kickoff(on_change, unknown)
-    run = Run(options.open_journal())
-    workshop = Workshop(run, options.tools)
-    working = RunSeam(
-        facade=facade,
-        seam=seam,
-        run=run,
-        workshop=workshop,
-        options=options,
-        run_id=run_id or _nested_run_id(),
-    )
-    crew = take_over(_source(facade, seam), RunCrew, working)
+        if checkpoint is not None and getattr(checkpoint, "restore_from", None):
+            raise UsageError(
+                "A hardened crew resumes from its journal: pass run_id, not from_checkpoint."
+            )
+
+
+def _working(facade: Any, asked: _Asked) -> Any:
+    """The copy of a hardened crew for one kickoff, not opened yet."""
+    seam: FacadeSeam = seam_of(facade)
+    source = _source(facade, seam)
+    around = place_around()
+    if around is not None and asked.run_id is None:
+        working = _within(around[0], around[1], source, _Shop(facade, seam), asked)
+    else:
+        working = _alone(source, _Shop(facade, seam), asked)
+    crew = take_over(source, RunCrew, working)
     with seam.lock:
         seam.running += 1
         alone = seam.running == 1
-    workshop.fill(crew, facade.tasks if alone and len(facade.tasks) == len(crew.tasks) else None)
+    shown = facade.tasks if alone and len(facade.tasks) == len(crew.tasks) else None
+    working.workshop.fill(crew, shown)
     if not alone:
         # CrewAI keeps input files and streams by these ids: runs side by side need their own.
         for one in (crew, *crew.tasks):
@@ -350,7 +192,35 @@ def _working(
     return crew
 
 
-def _source(facade: Any, seam: CrewSeam) -> Any:
+def _alone(crew: Any, shop: _Shop, asked: _Asked) -> CrewSeam:
+    """A kickoff that is a run."""
+    options = shop.seam.options.for_kickoff(asked.on_change, asked.unknown)
+    run = Run(options.open_journal())
+    return CrewSeam(
+        shop=shop,
+        run=run,
+        workshop=Workshop(run, options.tools),
+        scope=Scope(),
+        kickoff=Kickoff(run=run, options=options, kind="crew", name=crew.name, run_id=asked.run_id),
+    )
+
+
+def _within(run: Run, around: Scope, crew: Any, shop: _Shop, asked: _Asked) -> NestedCrewSeam:
+    """A kickoff that belongs to the run it is made in."""
+    files = crew_run.given_files(asked.args, asked.kwargs)
+    scope = nested_scope(run, around, crew, [asked.inputs, files])
+    workshop = Workshop(run, shop.seam.options.tools, scope)
+    return NestedCrewSeam(shop=shop, run=run, workshop=workshop, scope=scope)
+
+
+def nested_scope(run: Run, around: Scope, crew: Any, inputs: Any) -> Scope:
+    """Where the steps of a crew kicked off within a run are recorded."""
+    asked = inputs_digest(inputs)
+    meant = digest(codec.meaning([one.fingerprint for one in define(crew, asked)]))
+    return run.nest(around, crew.name or "crew", meant)
+
+
+def _source(facade: Any, seam: FacadeSeam) -> Any:
     """What to copy: the hardened crew, or one built anew with what the user has set since."""
     if seam.build is None:
         return facade
@@ -365,21 +235,3 @@ def _source(facade: Any, seam: CrewSeam) -> Any:
 def _snapshot(value: Any) -> Any:
     """A value to compare with later; a list by its items: callbacks are appended to it."""
     return [id(item) for item in value] if isinstance(value, list) else id(value)
-
-
-def _nested_run_id() -> str | None:
-    """A crew kicked off in a tool's body gets the same run id when that body runs again."""
-    step = current_step()
-    return f"{step.run_id}.{step.step_id}" if step is not None else None
-
-
-def _files(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return kwargs.get("input_files") or (args[0] if args else None)
-
-
-def _seen(seen: BaseException, error: BaseException) -> BaseException:
-    """The exception to raise: the caller's own as it was, ours with what caused it."""
-    if seen is error:
-        return error.with_traceback(error.__traceback__)
-    seen.__cause__ = seen.__cause__ or getattr(error, "__cause__", None)
-    return seen

@@ -32,11 +32,20 @@ def define(crew: Crew, inputs_digest: str) -> list[TaskDefinition]:
         parts["context"] = _digest(_upstream(task, definitions, by_task))
         fingerprint = _digest(parts)
         by_task[id(task)] = fingerprint
-        name = task.name or f"task {position}"
         definitions.append(
-            TaskDefinition(position=position, name=name, fingerprint=fingerprint, parts=parts)
+            TaskDefinition(
+                position=position,
+                name=task_name(task, position),
+                fingerprint=fingerprint,
+                parts=parts,
+            )
         )
     return definitions
+
+
+def task_name(task: Task, position: int) -> str:
+    """What a task is called in the journal, logs and errors."""
+    return task.name or f"task {position}"
 
 
 def _digest(value: Any) -> str:

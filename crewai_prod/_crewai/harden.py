@@ -10,8 +10,8 @@ from typing import Any, overload
 from crewai import Crew
 
 from crewai_prod._crewai.crew import harden_crew
-from crewai_prod._crewai.options import Options
 from crewai_prod.errors import UsageError
+from crewai_prod.options import Options
 
 _MARKS = ("is_task", "is_agent", "is_before_kickoff", "is_after_kickoff", "is_kickoff", "is_crew")
 _MISSING: Any = object()

@@ -14,8 +14,9 @@ from typing import Any
 
 from crewai import Crew
 
-from crewai_prod._crewai.crew import HardenedCrew, RunCrew, harden_crew
-from crewai_prod._crewai.options import Options
+from crewai_prod._crewai.crew import HardenedCrew, harden_crew
+from crewai_prod._crewai.crew_run import RunCrew
+from crewai_prod.options import Options
 
 KICKOFFS = ("kickoff", "kickoff_async", "akickoff")
 

@@ -15,10 +15,10 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.types.usage_metrics import UsageMetrics
 
 from crewai_prod._crewai.answers import decode_answer, encode_answer
-from crewai_prod._crewai.failures import billed_usage, describe, revive
 from crewai_prod._crewai.stop import Passing, StopRun
 from crewai_prod._crewai.takeover import Seamed, put, put_private, seam_of, take_over
 from crewai_prod.errors import CrewProdError, EmptyResponse
+from crewai_prod.failures import billed_usage, describe, revive
 from crewai_prod.records import StepRecord, StepStatus, Usage
 from crewai_prod.run import Answer, Run, body_point, current_scope
 from crewai_prod.steps import Scope

@@ -14,10 +14,11 @@ from crewai.tools.base_tool import BaseTool
 from crewai_prod._crewai.agents import RunAgent
 from crewai_prod._crewai.build import CREW_LLMS
 from crewai_prod._crewai.counting import StandInLLM, count_requests, record_effects
-from crewai_prod._crewai.crew import HardenedCrew, RunCrew, harden_crew
-from crewai_prod._crewai.options import Options
+from crewai_prod._crewai.crew import HardenedCrew, harden_crew
+from crewai_prod._crewai.crew_run import RunCrew
 from crewai_prod._crewai.takeover import put, put_private, seam_class, seam_of
 from crewai_prod._crewai.tasks import RunTask
+from crewai_prod.options import Options
 from crewai_prod.tooling import Outcome
 
 _LEFT_OUT: Mapping[str, Any] = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from crewai_prod.errors import CrewProdError
 
-__all__ = ["Passing", "StopRun", "is_tool_failure", "tool_failure"]
+__all__ = ["Passing", "StopRun", "is_tool_failure", "tool_failure", "unwrapped"]
 
 try:
     from crewai.hooks.dispatch import HookAborted as Passing
@@ -41,6 +41,11 @@ class StopRun(Passing):
     def __init__(self, error: CrewProdError) -> None:
         super().__init__(error.message, source="crewai-prod")
         self.error = error
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The refusal that was carried, or the error itself."""
+    return error.error if isinstance(error, StopRun) else error
 
 
 class FailureText(str):

@@ -14,7 +14,7 @@ from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.outputs import decode_output, encode_output
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import Seamed, put, seam_of
-from crewai_prod._crewai.tools import ToolBench
+from crewai_prod._crewai.tools import ToolBench, task_at_work
 from crewai_prod.errors import CrewProdError
 from crewai_prod.records import TaskRecord
 from crewai_prod.replay import Verdict
@@ -84,6 +84,43 @@ class TaskSeam:
                 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NestedTaskSeam(TaskSeam):
+    """A task of a crew that is kicked off within a run: its steps are recorded, it is not.
+
+    When the body around the kickoff is run again, the crew is walked again and its steps are
+    answered from the journal.
+    """
+
+    base: Scope
+    name: str
+
+    @property
+    def scope(self) -> Scope:
+        """Below that of the kickoff."""
+        return self.base.of_nested_task(self.position, self.name)
+
+    @property
+    def kept(self) -> bool:
+        """Never: it is walked."""
+        return False
+
+    def begin(self, agent: Any) -> None:
+        """Nothing begins in a run that was stopped."""
+        with _refusing():
+            self.run.check()
+
+    def finish(self, agent: Any, output: Any) -> None:
+        """Nothing goes on in a run that was stopped."""
+        with _refusing():
+            self.run.check()
+
+    def fail(self, task: Any, agent: Any, error: BaseException) -> None:
+        """An answer that came to nothing is asked for anew when the body around is run again."""
+        if not isinstance(error, StopRun) and task.output is None:
+            self.run.distrust_last_answer(self.scope)
+
+
 _NOT_SHOWN = frozenset({"id", "agent", "context", "tools", "description"})
 
 
@@ -104,7 +141,7 @@ class RunTask(Seamed):
             return seam.stored(self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         seam.begin(worker)
-        with in_scope(seam.run, seam.scope):
+        with _at_work(self, seam):
             try:
                 output = super()._execute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
@@ -119,7 +156,7 @@ class RunTask(Seamed):
             return await asyncio.to_thread(seam.stored, self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         await asyncio.to_thread(seam.begin, worker)
-        with in_scope(seam.run, seam.scope):
+        with _at_work(self, seam):
             try:
                 output = await super()._aexecute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
@@ -127,6 +164,17 @@ class RunTask(Seamed):
                 raise
         await asyncio.to_thread(seam.finish, worker, output)
         return output
+
+
+@contextmanager
+def _at_work(task: Any, seam: TaskSeam) -> Iterator[None]:
+    """What happens here belongs to the task."""
+    token = task_at_work.set(task)
+    try:
+        with in_scope(seam.run, seam.scope):
+            yield
+    finally:
+        task_at_work.reset(token)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +23,11 @@ from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.base_tool import BaseTool, Tool
 
 from crewai_prod import codec
-from crewai_prod._crewai.failures import describe
 from crewai_prod._crewai.llm import outside_calls, scope_of
 from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_failure
 from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
 from crewai_prod.errors import CrewProdError
+from crewai_prod.failures import describe
 from crewai_prod.records import StepRecord, StepStatus
 from crewai_prod.run import Run, body_point, current_scope, step_in_body
 from crewai_prod.tooling import ToolOptions
@@ -51,8 +52,10 @@ class ToolSeam:
     run: Run
     original: BaseTool
     options: ToolOptions
-    tasks: Mapping[int, Any]
-    """The run's tasks by position: CrewAI counts a tool's errors on its task."""
+
+
+task_at_work: ContextVar[Any] = ContextVar("crewai_prod_task", default=None)
+"""The task whose agent is at work: CrewAI counts a tool's errors on its task."""
 
 
 class DurableTool(Seamed):
@@ -131,8 +134,7 @@ class _ToolCall:
     def body(self) -> Iterator[None]:
         """Where the tool's own code runs: a scope of its own, and the step it may ask for."""
         ticket, run = self.live, self.seam.run
-        inner = ticket.scope.inside(ticket.name, ticket.step_id)
-        scope = current_scope.set((run, inner))
+        scope = current_scope.set((run, ticket.inner))
         step = step_in_body.set(run.step_handle(ticket))
         body_point("tool.before_body")
         try:
@@ -165,13 +167,15 @@ class _ToolCall:
     def failed(self, error: Exception) -> Any:
         """Commit the failure and tell the model; an effect nobody can vouch for pauses the run."""
         run, ticket = self.seam.run, self.live
+        if run.refused(error):  # by a crew kicked off in the body: its outcome is open
+            return _refused(run.stopped or CrewProdError())
         try:
             if self.seam.options.effect == "write" and not self.seam.options.idempotent:
                 return _refused(
                     run.leave_unknown(ticket, f"raised {type(error).__name__}: {error}")
                 )
             run.fail_tool(ticket, describe(error))
-            task = self.seam.tasks.get(ticket.scope.task if ticket.scope.task is not None else -1)
+            task = task_at_work.get()
             if task is not None:
                 task.increment_tools_errors()
         except CrewProdError as refusal:
@@ -186,7 +190,6 @@ class ToolBench:
         self._run = run
         self._options = options
         self._taken: dict[int, tuple[BaseTool, BaseTool]] = {}
-        self.tasks: dict[int, Any] = {}
 
     def take(self, tools: Sequence[Any] | None) -> list[Any] | None:
         """The tools of an agent or task, each behind its seam. Other objects stay as they are."""
@@ -196,7 +199,7 @@ class ToolBench:
         if not isinstance(tool, BaseTool) or isinstance(tool, DurableTool):
             return tool
         if id(tool) not in self._taken:
-            seam = ToolSeam(self._run, tool, options_for(tool, self._options), self.tasks)
+            seam = ToolSeam(self._run, tool, options_for(tool, self._options))
             taken = take_over(tool, DurableTool, seam)
             put(taken, cache_function=never_a_failure(tool.cache_function))
             self._taken[id(tool)] = (tool, taken)

@@ -13,10 +13,10 @@ ROOT = Path(crewai_prod.__file__).parent
 
 LAYERS = [
     {"errors", "records", "_faults"},
-    {"codec", "steps", "replay", "walk", "tooling", "fields", "redact"},
+    {"codec", "steps", "replay", "walk", "tooling", "fields", "redact", "failures"},
     {"journal", "logfile"},
     {"logs", "journals"},
-    {"heart", "outcomes", "run", "session", "settings"},
+    {"heart", "outcomes", "run", "session", "settings", "options", "kickoff"},
     {"_crewai"},
     {"cli", "testing", "demo", "doctor", "crashtest", "__main__"},
 ]

@@ -1,0 +1,114 @@
+"""One kickoff: a run is opened, and whatever ends it is recorded before its caller hears of it.
+
+The same for crews, flows, agents and plain code; what they return and show is theirs. Knows nothing
+of crewai.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from crewai_prod.errors import CrewProdError, JournalError
+from crewai_prod.failures import describe
+from crewai_prod.options import Options
+from crewai_prod.records import Opened, RunStatus
+from crewai_prod.replay import TaskDefinition
+from crewai_prod.run import Run, current_scope, status_of
+from crewai_prod.session import RunRequest, open_session
+from crewai_prod.steps import Scope
+
+_LANDING_SECONDS = 60.0
+"""How long the end of a failed run waits for calls of other tasks that are being paid for."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Kickoff:
+    """From a run id to a recorded end.
+
+    Attributes:
+        run: The run, not opened yet.
+        options: Of the hardened target, with what this kickoff says otherwise.
+        kind: `crew`, `flow`, `agent` or `function`.
+        name: The target's name, for people.
+        run_id: As the caller gave it; None: one is made.
+    """
+
+    run: Run
+    options: Options
+    kind: str
+    name: str | None
+    run_id: str | None
+
+    def open(self, inputs: Any, definitions: Sequence[TaskDefinition] = ()) -> Opened:
+        """Create the run or take it over; `lease` is None if it has finished before.
+
+        Raises:
+            RunInUse: A live owner has it.
+            RunMismatch: It was started with other inputs, or is of another kind.
+            DefinitionChanged: The target is not the one it was started with.
+            JournalError: The journal could not be read or written.
+        """
+        journal = self.run.journal
+        request = RunRequest(
+            run_id=self.run_id,
+            kind=self.kind,
+            name=self.name,
+            inputs=inputs,
+            on_change=self.options.on_change,
+            unknown=self.options.unknown,
+            lease_seconds=self.options.settings.lease_seconds,
+            open_log=lambda run_id: self.options.open_log(journal, run_id, self.name),
+        )
+        return open_session(self.run, request, definitions)
+
+    def complete(self, result: str) -> None:
+        """Record that the run is done, with its result as JSON.
+
+        Raises:
+            JournalError: It could not be recorded.
+        """
+        self.run.end(RunStatus.COMPLETED, result=result)
+
+    def fail(self, error: BaseException, outputs: Sequence[Any] = ()) -> BaseException:
+        """Record what ended the run; returns what the caller of the kickoff is to see.
+
+        Args:
+            error: What came out of it. If the run was stopped, the stored refusal is seen instead.
+            outputs: What is finished, to be handed to the caller with an error of ours.
+        """
+        seen: BaseException = error
+        if self.run.stopped is not None and isinstance(error, Exception):
+            seen = self.run.stopped
+        if isinstance(seen, CrewProdError):
+            seen.outputs = tuple(outputs)
+            seen.resume = seen.resume or f"kickoff(run_id={self.run.run_id!r})"
+            facts = seen.facts()
+        else:
+            facts = describe(seen)
+            seen.add_note(f"crewai-prod: resume with run_id={self.run.run_id!r}")
+        self.run.land(_LANDING_SECONDS if isinstance(error, Exception) else 0.0)
+        with suppress(JournalError):  # what cannot be recorded stays `running`, without an owner
+            self.run.end(status_of(seen), error=orjson.dumps(facts).decode())
+        return seen
+
+
+def place_around() -> tuple[Run, Scope] | None:
+    """The run this code is executed in and where in it: a kickoff here belongs to it.
+
+    A context may outlive its run, in a thread or asyncio task that a tool left behind.
+    """
+    current = current_scope.get()
+    return None if current is None or current[0].ended else current
+
+
+def with_cause(seen: BaseException, error: BaseException) -> BaseException:
+    """The exception to raise: the caller's own as it was, ours with what caused it."""
+    if seen is error:
+        return error.with_traceback(error.__traceback__)
+    seen.__cause__ = seen.__cause__ or getattr(error, "__cause__", None)
+    return seen
