@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crewai_prod.journal import Journal, open_journal
     from crewai_prod.run import current_step
     from crewai_prod.settings import Settings
+    from crewai_prod.stepping import open_run, step
     from crewai_prod.tooling import CurrentStep, Outcome
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "errors",
     "harden",
     "open_journal",
+    "open_run",
+    "step",
 ]
 
 _HOMES = {
@@ -35,6 +38,8 @@ _HOMES = {
     "current_step": "crewai_prod.run",
     "harden": "crewai_prod._crewai.harden",
     "open_journal": "crewai_prod.journal",
+    "open_run": "crewai_prod.stepping",
+    "step": "crewai_prod.stepping",
 }
 
 

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import Enum
 from pathlib import PurePath
 from typing import Any
 from uuid import UUID
@@ -146,7 +147,9 @@ def _object(value: Any, depth: int | None) -> dict[str, Any]:
 
 
 def _fields(value: Any) -> dict[str, Any] | None:
-    """The fields of a pydantic model or dataclass; None for anything else or if it refuses."""
+    """The fields of a model, dataclass or enum; None for anything else or if it refuses."""
+    if isinstance(value, Enum):
+        return {"value": value.value}
     dump = getattr(type(value), "model_dump", None)
     try:
         if dump is not None:

@@ -15,6 +15,7 @@ make it succeed.
         RunCancelled             somebody cancelled the run
         RunInterrupted           the process was asked to end
         RunPaused                the run waits for a person
+        ReplayOnly               a finished run was asked for something it does not hold
       JournalError
         JournalUnavailable       it cannot be opened, read or written now
         SchemaTooNew             it was written by a newer version of this package
@@ -155,6 +156,14 @@ class RunInterrupted(RunError):
     """The process was asked to end; the run stopped after its current step. It can be resumed."""
 
     actor = "operator"
+
+
+class ReplayOnly(RunError):
+    """The run is finished, and this step is not among those it holds.
+
+    The code in the `open_run` block has changed since, or it asks for something else each time. Use
+    a new run id to do it.
+    """
 
 
 class RunPaused(RunError):

@@ -47,10 +47,15 @@ def describe(error: BaseException) -> dict[str, Any]:
     return facts
 
 
-def revive(facts: Mapping[str, Any]) -> Exception:
-    """The failure that was recorded, as an instance of the class it had."""
+def revive(facts: Mapping[str, Any], kinds: Mapping[str, type] | None = None) -> Exception:
+    """The failure that was recorded, as an instance of the class it had.
+
+    Args:
+        facts: As `describe` gave them.
+        kinds: Further classes it may be of, such as the user's own.
+    """
     message = codec.from_tree(facts["message"])
-    kind = _class_of(facts["module"], facts["type"])
+    kind = _class_of(facts["module"], facts["type"]) or _own(facts, kinds or {})
     if kind is None:
         return ReplayedError(f"{facts['type']}: {message}")
     error = kind.__new__(kind, message)
@@ -73,6 +78,14 @@ def _class_of(module: str, name: str) -> type[Exception] | None:
         return None
     matching = (kind for kind in _subclasses(root) if kind.__name__ == name)
     return next((kind for kind in matching if kind.__module__ == module), None)
+
+
+def _own(facts: Mapping[str, Any], kinds: Mapping[str, type]) -> type[Exception] | None:
+    for kind in kinds.values():
+        named = (kind.__module__, kind.__name__) == (facts["module"], facts["type"])
+        if named and issubclass(kind, Exception):
+            return kind
+    return None
 
 
 def _root(package: str) -> type[Exception] | None:

@@ -86,7 +86,8 @@ class Kickoff:
             seen = self.run.stopped
         if isinstance(seen, CrewProdError):
             seen.outputs = tuple(outputs)
-            seen.resume = seen.resume or f"kickoff(run_id={self.run.run_id!r})"
+            call = "open_run" if self.kind == "function" else "kickoff"
+            seen.resume = seen.resume or f"{call}(run_id={self.run.run_id!r})"
             facts = seen.facts()
         else:
             facts = describe(seen)

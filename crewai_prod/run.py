@@ -24,6 +24,7 @@ from crewai_prod import _faults, codec
 from crewai_prod.errors import (
     CrewProdError,
     JournalError,
+    ReplayOnly,
     RunCancelled,
     RunError,
     RunInterrupted,
@@ -105,7 +106,9 @@ class Run:
         self.degraded = False
         self.ended = False
         self.log: RunLog
+        self.replay_only: ReplayOnly | None = None
         self._lease: Lease | None = None
+        self._run_id: str | None = None
         self._lock = threading.Lock()
         self._landed = threading.Condition(self._lock)
         self._flying = 0
@@ -129,7 +132,7 @@ class Run:
         failed_sessions: Container[int] = (),
     ) -> None:
         """Take up the run where the journal says it stands."""
-        self._lease = opened.lease
+        self._lease, self._run_id = opened.lease, opened.run.run_id
         self.log, self.unknown = log, unknown
         self.plans = {plan.definition.position: plan for plan in plans}
         self._walk = Walk(opened.steps, failed_sessions)
@@ -151,6 +154,8 @@ class Run:
         Raises:
             RunError: The run has not been opened.
         """
+        if self.replay_only is not None:
+            raise self.replay_only
         if self._lease is None:
             raise RunError("This crew belongs to a run that was never opened. Call kickoff first.")
         return self._lease
@@ -158,7 +163,7 @@ class Run:
     @property
     def run_id(self) -> str:
         """The name the caller gave the run."""
-        return self.lease.run_id
+        return self._run_id or self.lease.run_id
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Run:
         """A run is one thing: whoever copies an object of a crew still advances this run."""
@@ -282,6 +287,8 @@ class Run:
             drifted = self._walk.look_up(ticket, params=request.params if scope.follow else None)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=drifted)
+        elif self.replay_only is not None:
+            raise self.replay_only
         return ticket
 
     def finish_model(self, ticket: Ticket, answer: Answer) -> None:
@@ -355,6 +362,8 @@ class Run:
             self._settle(ticket, record, dict(arguments), options)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=False)
+        elif self.replay_only is not None:
+            raise self.replay_only
         elif ticket.effect == "write":
             intent = self._step(ticket, StepStatus.STARTED)
             self._write(lambda: self.journal.start_step(self.lease, intent))
@@ -412,6 +421,14 @@ class Run:
         )
         self.stop(error)
         return error
+
+    def note_unfaithful(self, ticket: Ticket, kind: str) -> None:
+        """Say that a step's result could not be kept: resuming will call its function again."""
+        self.log.warning(
+            f"{ticket.name} returned a {kind}, which cannot be restored from a journal. If the run "
+            "is resumed it is called again; what is hardened in it is not repeated. Return plain "
+            "values, dataclasses or pydantic models."
+        )
 
     def step_handle(self, ticket: Ticket) -> CurrentStep:
         """What the tool's body gets to know about its step."""
@@ -659,6 +676,20 @@ def status_of(error: BaseException) -> RunStatus:
     if isinstance(error, RunInterrupted) or not isinstance(error, Exception):
         return RunStatus.INTERRUPTED
     return RunStatus.FAILED
+
+
+@contextmanager
+def in_body(run: Run, ticket: Ticket) -> Iterator[None]:
+    """Where a step's own code runs: a scope of its own, and the step it may ask for."""
+    scope = current_scope.set((run, ticket.inner))
+    step = step_in_body.set(run.step_handle(ticket))
+    body_point("tool.before_body")
+    try:
+        yield
+    finally:
+        step_in_body.reset(step)
+        current_scope.reset(scope)
+        body_point("tool.after_body")
 
 
 def body_point(name: str) -> None:

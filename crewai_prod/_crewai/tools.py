@@ -29,7 +29,7 @@ from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
 from crewai_prod.errors import CrewProdError
 from crewai_prod.failures import describe
 from crewai_prod.records import StepRecord, StepStatus
-from crewai_prod.run import Run, body_point, current_scope, step_in_body
+from crewai_prod.run import Run, in_body
 from crewai_prod.tooling import ToolOptions
 from crewai_prod.walk import Ticket
 
@@ -132,18 +132,9 @@ class _ToolCall:
 
     @contextmanager
     def body(self) -> Iterator[None]:
-        """Where the tool's own code runs: a scope of its own, and the step it may ask for."""
-        ticket, run = self.live, self.seam.run
-        scope = current_scope.set((run, ticket.inner))
-        step = step_in_body.set(run.step_handle(ticket))
-        body_point("tool.before_body")
-        try:
-            with outside_calls():
-                yield
-        finally:
-            step_in_body.reset(step)
-            current_scope.reset(scope)
-            body_point("tool.after_body")
+        """Where the tool's own code runs: no part of the model call around it."""
+        with in_body(self.seam.run, self.live), outside_calls():
+            yield
 
     async def finish_later(self, work: Awaitable[Any]) -> Any:
         """Await the body of an asynchronous tool, then end the step on a worker thread."""

@@ -13,10 +13,10 @@ ROOT = Path(crewai_prod.__file__).parent
 
 LAYERS = [
     {"errors", "records", "_faults"},
-    {"codec", "steps", "replay", "walk", "tooling", "fields", "redact", "failures"},
+    {"codec", "steps", "replay", "walk", "tooling", "fields", "redact", "failures", "stored"},
     {"journal", "logfile"},
     {"logs", "journals"},
-    {"heart", "outcomes", "run", "session", "settings", "options", "kickoff"},
+    {"heart", "outcomes", "run", "session", "settings", "options", "kickoff", "stepping"},
     {"_crewai"},
     {"cli", "testing", "demo", "doctor", "crashtest", "__main__"},
 ]
