@@ -97,10 +97,15 @@ class Run:
     """A run of this process: prepared first, then attached to what the journal holds of it.
 
     The seams of a crew point at their run from the moment they are made; until `attach` it refuses.
+
+    Args:
+        journal: Where it is recorded.
+        tools: What is declared about tools, by name, for what is kicked off within the run.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, tools: Mapping[str, ToolOptions] | None = None) -> None:
         self.journal = journal
+        self.tools = tools or {}
         self.plans: dict[int, TaskPlan] = {}
         self.unknown: UnknownPolicy = "pause"
         self.degraded = False

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from crewai_prod._crewai.takeover import Seamed, seam_of
+from crewai.utilities.agent_utils import parse_tools
+
+from crewai_prod._crewai.takeover import Seamed, put, seam_of
+from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.run import Run, current_scope
 from crewai_prod.steps import Scope, path_part
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSeam:
+    """What an agent needs to know of its run."""
+
+    run: Run
+    bench: ToolBench
 
 
 class RunAgent(Seamed):
@@ -24,6 +36,16 @@ class RunAgent(Seamed):
         with _at_work(self):
             return await super().aexecute_task(task, context, tools)  # type: ignore[misc]
 
+    def _prepare_kickoff(self, *args: Any, **kwargs: Any) -> Any:
+        """For `Agent.kickoff`: also the tools CrewAI adds there are taken over."""
+        executor, inputs, info, parsed = super()._prepare_kickoff(*args, **kwargs)  # type: ignore[misc]
+        seam: AgentSeam = seam_of(self)
+        tools = seam.bench.take(executor.original_tools) or []
+        if any(one is not other for one, other in zip(tools, executor.original_tools, strict=True)):
+            parsed = parse_tools(tools)
+            put(executor, original_tools=tools, tools=parsed)
+        return executor, inputs, info, parsed
+
 
 @contextmanager
 def in_scope(run: Run, scope: Scope) -> Iterator[None]:
@@ -38,7 +60,7 @@ def in_scope(run: Run, scope: Scope) -> Iterator[None]:
 @contextmanager
 def _at_work(agent: Any) -> Iterator[None]:
     """The agent's scope. After an error CrewAI calls an agent within itself: it stays there."""
-    run: Run = seam_of(agent)
+    run = seam_of(agent).run
     current = current_scope.get()
     scope = current[1] if current is not None and current[0] is run else Scope()
     retry = scope.agent == agent.role and scope.path.endswith("/" + path_part(agent.role))

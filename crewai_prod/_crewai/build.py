@@ -16,9 +16,9 @@ from crewai.agents.tools_handler import ToolsHandler
 from crewai.llms.base_llm import BaseLLM
 from crewai.tools.agent_tools.agent_tools import AgentTools
 
-from crewai_prod._crewai.agents import RunAgent
+from crewai_prod._crewai.agents import AgentSeam, RunAgent
 from crewai_prod._crewai.definition import task_name
-from crewai_prod._crewai.llm import take_over_llm
+from crewai_prod._crewai.llm import ModelSeam, take_over_llm
 from crewai_prod._crewai.takeover import give_back, original_of, put, put_private, take_over
 from crewai_prod._crewai.tasks import NestedTaskSeam, RunTask, TaskSeam
 from crewai_prod._crewai.tools import ToolBench
@@ -45,21 +45,28 @@ class Workshop:
         run: The run.
         options: What is declared about tools, by name.
         base: The scope of the kickoff, for a crew that is kicked off within a run.
+        within: The same, for a kickoff that CrewAI gives no context of its own.
     """
 
     def __init__(
-        self, run: Run, options: Mapping[str, ToolOptions], base: Scope | None = None
+        self,
+        run: Run,
+        options: Mapping[str, ToolOptions],
+        base: Scope | None = None,
+        *,
+        within: Scope | None = None,
     ) -> None:
         self._run = run
         self._base = base
-        self.bench = ToolBench(run, options)
+        self._within = within
+        self.bench = ToolBench(run, options, within)
         self._taken: dict[int, tuple[Any, Any]] = {}
 
     def llm(self, llm: Any) -> Any:
         """A model behind its seam; names of models and None stay as they are."""
         if not isinstance(llm, BaseLLM):
             return llm
-        return self._once(llm, lambda: take_over_llm(llm, self._run))
+        return self._once(llm, lambda: take_over_llm(llm, ModelSeam(self._run, self._within)))
 
     def agent(self, agent: Any) -> Any:
         """An agent with its models and tools behind their seams."""
@@ -103,7 +110,7 @@ class Workshop:
 
     def _agent(self, agent: Any) -> Any:
         values = agent.__dict__
-        taken = take_over(agent, RunAgent, self._run)
+        taken = take_over(agent, RunAgent, AgentSeam(self._run, self.bench))
         put(taken, **{name: self.llm(values.get(name)) for name in _AGENT_LLMS if name in values})
         put(
             taken,
@@ -182,14 +189,19 @@ def show_manager(manager: Any, held: Crew) -> None:
     put(held, manager_agent=manager, manager_llm=original_of(held.manager_llm))
 
 
+def give_back_agent(taken: Any, held: Any) -> None:
+    """Let an agent a user holds show what the run left, as after a bare kickoff."""
+    give_back(taken, held, keep=_KEPT_OF_AGENT)
+
+
 def give_back_crew(taken: Any, held: Crew) -> None:
     """Let the crew a user holds show what the run left, as after a bare kickoff."""
     give_back(taken, held, keep=_KEPT_OF_CREW)
     for agent, original in zip(taken.agents, held.agents, strict=False):
-        give_back(agent, original, keep=_KEPT_OF_AGENT)
+        give_back_agent(agent, original)
         put(original, crew=held)
     if taken.manager_agent is not None and held.manager_agent is not None:
-        give_back(taken.manager_agent, held.manager_agent, keep=_KEPT_OF_AGENT)
+        give_back_agent(taken.manager_agent, held.manager_agent)
     # A plan is appended to the descriptions: given back, it would be part of the next definition.
     kept = _KEPT_OF_TASK | {"description"} if taken.planning else _KEPT_OF_TASK
     for task, shown in zip(taken.tasks, held.tasks, strict=False):

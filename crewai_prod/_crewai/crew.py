@@ -195,7 +195,7 @@ def _working(facade: Any, asked: _Asked) -> Any:
 def _alone(crew: Any, shop: _Shop, asked: _Asked) -> CrewSeam:
     """A kickoff that is a run."""
     options = shop.seam.options.for_kickoff(asked.on_change, asked.unknown)
-    run = Run(options.open_journal())
+    run = Run(options.open_journal(), options.tools)
     return CrewSeam(
         shop=shop,
         run=run,

@@ -43,6 +43,20 @@ def define(crew: Crew, inputs_digest: str) -> list[TaskDefinition]:
     return definitions
 
 
+def define_agent(agent: Any, inputs_digest: str, output: Any) -> TaskDefinition:
+    """An agent that is kicked off by itself, as the one task of its run."""
+    described: dict[str, Any] = {
+        "agent": _agent(agent),
+        "model": _model(agent.llm),
+        "tools": sorted(_tool(tool) for tool in agent.tools or []),
+        "guardrails": [_function(agent.guardrail)],
+        "output": output,
+    }
+    parts = {name: _digest(value) for name, value in described.items()}
+    parts["inputs"] = inputs_digest
+    return TaskDefinition(position=0, name=agent.role, fingerprint=_digest(parts), parts=parts)
+
+
 def task_name(task: Task, position: int) -> str:
     """What a task is called in the journal, logs and errors."""
     return task.name or f"task {position}"

@@ -7,8 +7,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, overload
 
-from crewai import Crew
+from crewai import Agent, Crew
 
+from crewai_prod._crewai.adoption import listen
+from crewai_prod._crewai.agent_run import harden_agent
 from crewai_prod._crewai.crew import harden_crew
 from crewai_prod.errors import UsageError
 from crewai_prod.options import Options
@@ -47,6 +49,9 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
     if target is _MISSING:
         return functools.partial(harden, **options)
     checked = Options.read(**options)
+    listen()
+    if isinstance(target, Agent):
+        return harden_agent(target, checked)
     if isinstance(target, Crew):
         return harden_crew(target, checked)
     if isinstance(target, type):

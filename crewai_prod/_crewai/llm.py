@@ -16,12 +16,19 @@ from crewai.types.usage_metrics import UsageMetrics
 
 from crewai_prod._crewai.answers import decode_answer, encode_answer
 from crewai_prod._crewai.stop import Passing, StopRun
-from crewai_prod._crewai.takeover import Seamed, put, put_private, seam_of, take_over
+from crewai_prod._crewai.takeover import (
+    Seamed,
+    original_of,
+    put,
+    put_private,
+    seam_of,
+    take_over,
+)
 from crewai_prod.errors import CrewProdError, EmptyResponse
 from crewai_prod.failures import billed_usage, describe, revive
 from crewai_prod.records import StepRecord, StepStatus, Usage
 from crewai_prod.run import Answer, Run, body_point, current_scope
-from crewai_prod.steps import Scope
+from crewai_prod.steps import Scope, lies_in
 from crewai_prod.walk import Ticket
 
 _ARGUMENTS = (
@@ -53,6 +60,19 @@ _SAMPLING = (
 )
 """What decides a model's answer besides the conversation. Keys, headers and addresses are not here:
 parameters are stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSeam:
+    """What a model needs to know of its run.
+
+    Attributes:
+        run: The run.
+        within: The scope of a kickoff that CrewAI gives no context of its own.
+    """
+
+    run: Run
+    within: Scope | None = None
 
 
 @dataclass(slots=True)
@@ -124,6 +144,13 @@ class MeteredLLM(Seamed):
 class DurableLLM(MeteredLLM):
     """A model of a hardened run: answers from the journal, or calls, commits and answers."""
 
+    @property
+    def stop_sequences(self) -> list[str]:
+        """Also those that CrewAI has set, for the call under way, on the user's own object."""
+        given: list[str] = original_of(self).stop_sequences
+        own: list[str] = getattr(super(), "stop_sequences", given)
+        return own if own is not self.stop else given  # type: ignore[attr-defined]
+
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """`BaseLLM.call` of the original, at most once per run for one request."""
         if id(self) in _live.get():  # the provider's own retry or fallback within one call
@@ -183,10 +210,11 @@ class _Call:
             messages = [{"role": "user", "content": messages}]
         response_model = given.get("response_model")
         response_format = llm.__dict__.get("response_format")
-        run: Run = seam_of(llm)
+        seam: ModelSeam = seam_of(llm)
+        task, agent = given.get("from_task"), given.get("from_agent")
         return cls(
-            run=run,
-            scope=scope_of(run, given.get("from_task"), given.get("from_agent")),
+            run=seam.run,
+            scope=scope_of(seam.run, task, agent, within=seam.within),
             model=str(llm.model),
             provider=getattr(llm, "provider", None),
             messages=list(messages),
@@ -244,7 +272,7 @@ class _Call:
             raise StopRun(refusal) from error
 
 
-def take_over_llm(llm: BaseLLM, run: Run) -> BaseLLM:
+def take_over_llm(llm: BaseLLM, seam: ModelSeam) -> BaseLLM:
     """The model for one run, with one state with the user's: counters, clients, response ids.
 
     A model that hands its calls on to another one (Azure's does) is copied, because the other one
@@ -252,19 +280,29 @@ def take_over_llm(llm: BaseLLM, run: Run) -> BaseLLM:
     """
     fields = {k: v for k, v in llm.__dict__.items() if isinstance(v, BaseLLM)}
     private = {k: v for k, v in (llm.__pydantic_private__ or {}).items() if isinstance(v, BaseLLM)}
-    taken = take_over(llm, DurableLLM, run, share=not fields and not private)
-    put(taken, **{k: take_over(v, MeteredLLM, run) for k, v in fields.items()})
-    put_private(taken, **{k: take_over(v, MeteredLLM, run) for k, v in private.items()})
+    taken = take_over(llm, DurableLLM, seam, share=not fields and not private)
+    put(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in fields.items()})
+    put_private(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in private.items()})
     return taken
 
 
-def scope_of(run: Run, task: Any = None, agent: Any = None) -> Scope:
+def scope_of(
+    run: Run, task: Any = None, agent: Any = None, *, within: Scope | None = None
+) -> Scope:
     """Where in the run a call is made: by context, else by the task it names, else the run itself.
 
     A plain thread started by a user's code does not inherit the context.
+
+    Args:
+        run: The run.
+        task: The task it names.
+        agent: The agent it names.
+        within: Where it is at least, whatever the context says.
     """
     current = current_scope.get()
-    if current is not None and current[0] is run:
+    if within is not None and (current is None or not lies_in(current[1].path, within.path)):
+        scope = within
+    elif current is not None and current[0] is run:
         scope = current[1]
     else:
         seam = seam_of(task)

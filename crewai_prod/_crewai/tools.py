@@ -30,6 +30,7 @@ from crewai_prod.errors import CrewProdError
 from crewai_prod.failures import describe
 from crewai_prod.records import StepRecord, StepStatus
 from crewai_prod.run import Run, in_body
+from crewai_prod.steps import Scope
 from crewai_prod.tooling import ToolOptions
 from crewai_prod.walk import Ticket
 
@@ -52,6 +53,8 @@ class ToolSeam:
     run: Run
     original: BaseTool
     options: ToolOptions
+    within: Scope | None = None
+    """The scope of a kickoff that CrewAI gives no context of its own."""
 
 
 task_at_work: ContextVar[Any] = ContextVar("crewai_prod_task", default=None)
@@ -118,7 +121,8 @@ class _ToolCall:
         run = seam.run
         arguments: Mapping[str, Any] = {**kwargs, "*": list(args)} if args else kwargs
         try:
-            ticket = run.begin_tool(scope_of(run), seam.original.name, arguments, seam.options)
+            scope = scope_of(run, within=seam.within)
+            ticket = run.begin_tool(scope, seam.original.name, arguments, seam.options)
         except CrewProdError as refusal:
             return cls(seam=seam, value=_refused(refusal), settled=True)
         if ticket.recorded is not None:
@@ -177,9 +181,12 @@ class _ToolCall:
 class ToolBench:
     """The tools of one run: one taken-over copy per tool, however often CrewAI hands it on."""
 
-    def __init__(self, run: Run, options: Mapping[str, ToolOptions]) -> None:
+    def __init__(
+        self, run: Run, options: Mapping[str, ToolOptions], within: Scope | None = None
+    ) -> None:
         self._run = run
         self._options = options
+        self._within = within
         self._taken: dict[int, tuple[BaseTool, BaseTool]] = {}
 
     def take(self, tools: Sequence[Any] | None) -> list[Any] | None:
@@ -190,7 +197,7 @@ class ToolBench:
         if not isinstance(tool, BaseTool) or isinstance(tool, DurableTool):
             return tool
         if id(tool) not in self._taken:
-            seam = ToolSeam(self._run, tool, options_for(tool, self._options))
+            seam = ToolSeam(self._run, tool, options_for(tool, self._options), self._within)
             taken = take_over(tool, DurableTool, seam)
             put(taken, cache_function=never_a_failure(tool.cache_function))
             self._taken[id(tool)] = (tool, taken)

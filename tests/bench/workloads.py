@@ -14,7 +14,7 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.tools import BaseTool
 from pydantic import PrivateAttr
 
-from crewai_prod._crewai.llm import take_over_llm
+from crewai_prod._crewai.llm import ModelSeam, take_over_llm
 from crewai_prod._crewai.scripted import ScriptedLLM
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.journal import Journal
@@ -129,7 +129,7 @@ def seams(journal: Journal, run_id: str) -> Iterator[tuple[ScriptedLLM, BaseTool
     scope = Scope(path="tasks/0/Researcher", task=0, task_name="t0", agent="Researcher")
     token = current_scope.set((run, scope))
     try:
-        yield take_over_llm(bare_llm(), run), tools[0]  # type: ignore[misc]
+        yield take_over_llm(bare_llm(), ModelSeam(run)), tools[0]  # type: ignore[misc]
     finally:
         current_scope.reset(token)
         run.end(RunStatus.COMPLETED)

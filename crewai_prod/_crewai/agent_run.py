@@ -1,0 +1,297 @@
+"""A hardened agent: every `Agent.kickoff` is a run of one task, or a part of the run around it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from crewai import Agent
+from crewai.lite_agent_output import LiteAgentOutput
+
+from crewai_prod import codec
+from crewai_prod._crewai.agents import in_scope
+from crewai_prod._crewai.build import Workshop, give_back_agent
+from crewai_prod._crewai.definition import define_agent
+from crewai_prod._crewai.llm import read_metrics
+from crewai_prod._crewai.stop import unwrapped
+from crewai_prod._crewai.takeover import Seamed, seam_of, take_over
+from crewai_prod.errors import UsageError
+from crewai_prod.kickoff import Kickoff, place_around, with_cause
+from crewai_prod.options import Options
+from crewai_prod.outcomes import UnknownPolicy
+from crewai_prod.records import Usage
+from crewai_prod.replay import Verdict
+from crewai_prod.run import Run, recorded_usage
+from crewai_prod.session import inputs_digest
+from crewai_prod.steps import Scope, digest
+
+_THE_TASK = 0
+"""An agent's run has one task: what it was asked."""
+
+
+@dataclass(slots=True)
+class FacadeSeam:
+    """What a hardened agent knows."""
+
+    options: Options
+    original: Agent
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    last_run: str | None = None
+
+
+class HardenedAgent(Seamed):
+    """An agent whose every kickoff is a durable run.
+
+    `kickoff`, `kickoff_async` and `akickoff` take `run_id`, `on_change` and `unknown`, as those of
+    a hardened crew do, and raise the same errors. Within a crew it works as it did before.
+    """
+
+    def kickoff(
+        self,
+        messages: Any,
+        *args: Any,
+        run_id: str | None = None,
+        on_change: str | None = None,
+        unknown: UnknownPolicy | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run, resume, or return what the finished run returned.
+
+        On an event loop it returns a coroutine, as CrewAI's own does: flows await it.
+        """
+        asked = _Asked(run_id, on_change, unknown, messages, args, kwargs)
+        if _on_a_loop():
+            return _AgentWork.of(self, asked).run_async()
+        return _AgentWork.of(self, asked).run_sync()
+
+    async def kickoff_async(
+        self,
+        messages: Any,
+        *args: Any,
+        run_id: str | None = None,
+        on_change: str | None = None,
+        unknown: UnknownPolicy | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """`kickoff` on the event loop; commits are made on worker threads."""
+        asked = _Asked(run_id, on_change, unknown, messages, args, kwargs)
+        work = await asyncio.to_thread(_AgentWork.of, self, asked)
+        return await work.run_async()
+
+    async def akickoff(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        """The same as `kickoff_async`."""
+        return await self.kickoff_async(messages, *args, **kwargs)
+
+    @property
+    def last_run(self) -> str | None:
+        """Id of the run that finished last on this object."""
+        seam: FacadeSeam = seam_of(self)
+        return seam.last_run
+
+
+def harden_agent(agent: Agent, options: Options) -> Agent:
+    """A hardened agent that shares its model and tools with the one given."""
+    return take_over(agent, HardenedAgent, FacadeSeam(options, agent))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a kickoff was asked for."""
+
+    run_id: str | None
+    on_change: str | None
+    unknown: UnknownPolicy | None
+    messages: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        checkpoint = self._argument("from_checkpoint", 2)
+        if checkpoint is not None and getattr(checkpoint, "restore_from", None):
+            raise UsageError(
+                "A hardened agent resumes from its journal: pass run_id, not from_checkpoint."
+            )
+
+    def _argument(self, name: str, position: int) -> Any:
+        given = self.args[position] if len(self.args) > position else None
+        return self.kwargs.get(name, given)
+
+    @property
+    def response_format(self) -> Any:
+        return self._argument("response_format", 0)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        files = self._argument("input_files", 1)
+        return {"messages": self.messages, **({"input_files": files} if files else {})}
+
+
+@dataclass(slots=True, kw_only=True)
+class _AgentWork:
+    """One kickoff of a hardened agent."""
+
+    facade: Any
+    seam: FacadeSeam
+    asked: _Asked
+    agent: Any
+    run: Run
+    scope: Scope
+    kickoff: Kickoff | None
+    """None: the kickoff belongs to the run around it."""
+
+    @classmethod
+    def of(cls, facade: Any, asked: _Asked) -> _AgentWork:
+        seam: FacadeSeam = seam_of(facade)
+        around = place_around()
+        if around is not None and asked.run_id is None:
+            run, place = around
+            meant = digest(codec.meaning([_fingerprint(facade, asked), asked.inputs]))
+            scope, kickoff = run.nest(place, facade.role, meant), None
+        else:
+            options = seam.options.for_kickoff(asked.on_change, asked.unknown)
+            run, scope = Run(options.open_journal(), seam.options.tools), Scope()
+            kickoff = Kickoff(
+                run=run, options=options, kind="agent", name=facade.role, run_id=asked.run_id
+            )
+        workshop = Workshop(run, seam.options.tools, scope)
+        return cls(
+            facade=facade,
+            seam=seam,
+            asked=asked,
+            agent=workshop.agent(facade),
+            run=run,
+            scope=scope,
+            kickoff=kickoff,
+        )
+
+    def run_sync(self) -> Any:
+        stored = self._open()
+        if stored is not None:
+            return stored
+        failure: BaseException
+        try:
+            with in_scope(self.run, self._scope()):
+                result = self.agent.kickoff(
+                    self.asked.messages, *self.asked.args, **self.asked.kwargs
+                )
+        except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
+            failure = unwrapped(error)
+        else:
+            return self._finish(result)
+        raise with_cause(self._fail(failure), failure)
+
+    async def run_async(self) -> Any:
+        stored = await asyncio.to_thread(self._open)
+        if stored is not None:
+            return stored
+        failure: BaseException
+        try:
+            with in_scope(self.run, self._scope()):
+                work: Callable[..., Awaitable[Any]] = self.agent.kickoff_async
+                result = await work(self.asked.messages, *self.asked.args, **self.asked.kwargs)
+        except BaseException as error:  # noqa: BLE001 - as in `run_sync`
+            failure = unwrapped(error)
+        else:
+            return await asyncio.to_thread(self._finish, result)
+        if isinstance(failure, Exception):
+            seen = await asyncio.to_thread(self._fail, failure)
+        else:  # cancelled: nothing may be awaited any more
+            seen = self._fail(failure)
+        raise with_cause(seen, failure)
+
+    def _scope(self) -> Scope:
+        place = self.scope if self.kickoff is None else self.run.scope_of_task(_THE_TASK)
+        return place.of_agent(self.agent.role)
+
+    def _open(self) -> Any:
+        """Open the run; the stored output of a finished one, else None."""
+        if self.kickoff is None:
+            self.run.check()
+            return None
+        definition = define_agent(self.facade, inputs_digest(self.asked.inputs), self._output_class)
+        opened = self.kickoff.open(self.asked.inputs, [definition])
+        self.seam.last_run = opened.run.run_id
+        if opened.lease is None:
+            journal, run_id = self.run.journal, opened.run.run_id
+            usage = recorded_usage(journal.steps(run_id), journal.attempts(run_id))
+            return decode_agent_output(opened.run.result or "{}", self._output_class, usage)
+        if self.run.plans[_THE_TASK].verdict is Verdict.KEEP:
+            record = self.run.keep_task(_THE_TASK)
+            return self._finish_stored(record.output or "{}")
+        self.run.begin_task(_THE_TASK, self.facade.role)
+        return None
+
+    @property
+    def _output_class(self) -> Any:
+        return self.asked.response_format
+
+    def _finish_stored(self, output: str) -> Any:
+        assert self.kickoff is not None
+        self.kickoff.complete(output)
+        return decode_agent_output(output, self._output_class, self.run.usage)
+
+    def _finish(self, result: LiteAgentOutput) -> LiteAgentOutput:
+        """Commit the output; only then is it handed over."""
+        usage = self.run.usage if self.kickoff is not None else self.run.usage_within(self.scope)
+        result.usage_metrics = read_metrics(usage).model_dump()
+        self._show()
+        if self.kickoff is None:
+            self.run.check()
+            return result
+        if self.run.stopped is not None:
+            raise self._fail(self.run.stopped)
+        output = encode_agent_output(result)
+        self.run.finish_task(_THE_TASK, self.agent.role, output)
+        self.kickoff.complete(output)
+        return result
+
+    def _fail(self, error: BaseException) -> BaseException:
+        self._show()
+        if self.kickoff is None:
+            if not isinstance(error, Exception):
+                return error
+            self.run.distrust_last_answer(self.scope)
+            return self.run.stopped or error
+        if isinstance(error, Exception) and self.run.stopped is None:
+            self.run.fail_task(_THE_TASK, self.agent.role, error, of_last_answer=True)
+        return self.kickoff.fail(error)
+
+    def _show(self) -> None:
+        with self.seam.lock:
+            for held in (self.facade, self.seam.original):
+                give_back_agent(self.agent, held)
+
+
+def _fingerprint(agent: Any, asked: _Asked) -> str:
+    definition = define_agent(agent, inputs_digest(asked.inputs), asked.response_format)
+    return definition.fingerprint
+
+
+def encode_agent_output(output: LiteAgentOutput) -> str:
+    """An agent's output as JSON; its structured form apart, to become the caller's class again."""
+    data = output.model_dump(mode="json", exclude={"pydantic", "usage_metrics"})
+    structured = output.pydantic
+    stored = None if structured is None else structured.model_dump(mode="json")
+    return orjson.dumps({"output": codec.to_tree(data), "pydantic": stored}).decode()
+
+
+def decode_agent_output(text: str, kind: Any, usage: Usage) -> LiteAgentOutput:
+    """The output as the kickoff returned it; `kind` is the class that was asked for."""
+    stored: Mapping[str, Any] = orjson.loads(text)
+    output = LiteAgentOutput.model_validate(codec.from_tree(stored["output"]))
+    output.usage_metrics = read_metrics(usage).model_dump()
+    if stored["pydantic"] is not None and kind is not None:
+        output.pydantic = kind.model_validate(stored["pydantic"])
+    return output
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
