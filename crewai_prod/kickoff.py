@@ -13,11 +13,11 @@ from typing import Any
 
 import orjson
 
-from crewai_prod.errors import CrewProdError, JournalError
+from crewai_prod.errors import CrewProdError, JournalError, ReplayOnly
 from crewai_prod.failures import describe
 from crewai_prod.options import Options
 from crewai_prod.records import Opened, RunStatus
-from crewai_prod.replay import TaskDefinition
+from crewai_prod.replay import TaskDefinition, plan_tasks
 from crewai_prod.run import Run, current_scope, status_of
 from crewai_prod.session import RunRequest, open_session
 from crewai_prod.steps import Scope
@@ -96,6 +96,20 @@ class Kickoff:
         with suppress(JournalError):  # what cannot be recorded stays `running`, without an owner
             self.run.end(status_of(seen), error=orjson.dumps(facts).decode())
         return seen
+
+
+def attach_finished(
+    run: Run, opened: Opened, options: Options, definitions: Sequence[TaskDefinition] = ()
+) -> None:
+    """Let a finished run answer what it holds; nothing new can be done in it."""
+    journal, run_id = run.journal, opened.run.run_id
+    steps, attempts = tuple(journal.steps(run_id)), tuple(journal.attempts(run_id))
+    run.replay_only = ReplayOnly(run_id=run_id)
+    run.attach(
+        Opened(lease=None, run=opened.run, created=False, steps=steps, attempts=attempts),
+        log=options.open_log(journal, run_id, opened.run.crew),
+        plans=plan_tasks(definitions, opened.tasks, "keep"),
+    )
 
 
 def place_around() -> tuple[Run, Scope] | None:

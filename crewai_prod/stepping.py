@@ -18,21 +18,18 @@ from typing import Any, Self, TypeVar, overload
 
 import orjson
 
-from crewai_prod.errors import ReplayOnly, UsageError
+from crewai_prod.errors import UsageError
 from crewai_prod.failures import describe, revive
-from crewai_prod.kickoff import Kickoff, place_around, with_cause
+from crewai_prod.kickoff import Kickoff, attach_finished, place_around, with_cause
 from crewai_prod.options import Options
-from crewai_prod.records import Opened, StepKind, StepRecord, StepStatus
+from crewai_prod.records import StepKind, StepRecord, StepStatus
 from crewai_prod.run import Run, current_scope, in_body
 from crewai_prod.steps import Scope
-from crewai_prod.stored import Kinds, kinds_seen_by, pack, unpack
+from crewai_prod.stored import UNFAITHFUL, Kinds, kinds_seen_by, pack, unpack
 from crewai_prod.tooling import ToolOptions
 from crewai_prod.walk import Ticket
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_UNFAITHFUL = '{"$":"unfaithful"}'
-"""Stands for a result that would not come back as what it was."""
 
 
 @overload
@@ -158,7 +155,7 @@ class StepCall:
     @property
     def settled(self) -> bool:
         """Whether there is nothing to be called."""
-        return self.record is not None and self.record.result != _UNFAITHFUL
+        return self.record is not None and self.record.result != UNFAITHFUL
 
     def replay(self) -> Any:
         """What it returned; raises what it raised."""
@@ -174,7 +171,7 @@ class StepCall:
         text, faithful = pack(result, self.kinds)
         if not faithful and self.ticket.effect == "nested":
             self.run.note_unfaithful(self.ticket, type(result).__qualname__)
-            text = _UNFAITHFUL
+            text = UNFAITHFUL
         self.run.finish_tool(self.ticket, text, result if isinstance(result, str) else None)
         return result
 
@@ -261,7 +258,7 @@ class OpenRun:
         self.run_id = opened.run.run_id
         self.finished = opened.lease is None
         if self.finished:
-            _attach_finished(run, opened, self.options)
+            attach_finished(run, opened, self.options)
 
     def _end(self, error: BaseException | None) -> None:
         assert self._kickoff is not None
@@ -276,17 +273,6 @@ class OpenRun:
         seen = self._kickoff.fail(failure)
         if seen is not error:
             raise with_cause(seen, failure) from error
-
-
-def _attach_finished(run: Run, opened: Opened, options: Options) -> None:
-    """A finished run answers what it holds; nothing new can be done in it."""
-    journal, run_id = run.journal, opened.run.run_id
-    steps, attempts = tuple(journal.steps(run_id)), tuple(journal.attempts(run_id))
-    run.attach(
-        Opened(lease=None, run=opened.run, created=False, steps=steps, attempts=attempts),
-        log=options.open_log(journal, run_id, opened.run.crew),
-    )
-    run.replay_only = ReplayOnly(run_id=run_id)
 
 
 def open_run(

@@ -66,6 +66,10 @@ class Scope:
         """The scope of an agent at work here."""
         return replace(self, path=f"{self.path}/{path_part(role)}", agent=role)
 
+    def of_method(self, name: str) -> Scope:
+        """The scope of a method of a flow at work here."""
+        return replace(self, path=f"{self.path}/{path_part(name)}")
+
     def of_nested(self, name: str, meant: str, occurrence: int) -> Scope:
         """The scope of a crew, flow or agent kicked off here: by name, request, and how often."""
         again = f".{occurrence}" if occurrence else ""

@@ -18,6 +18,8 @@ from crewai_prod import codec
 
 Kinds = Mapping[str, type]
 """Classes that may be made from what was recorded, by qualified name."""
+UNFAITHFUL = '{"$":"unfaithful"}'
+"""Stands in the journal for a result that would not come back as what it was."""
 
 
 def kinds_seen_by(function: Callable[..., Any]) -> dict[str, type]:
@@ -28,6 +30,19 @@ def kinds_seen_by(function: Callable[..., Any]) -> dict[str, type]:
     for value in (*_annotated(plain), *_closed_over(plain), *_module_of(plain)):
         if isinstance(value, type) and _can_be_made(value):
             found.setdefault(value.__qualname__, value)
+    return found
+
+
+def kinds_of_model(model: type) -> dict[str, type]:
+    """The classes that a model's or dataclass's fields may hold, its own included."""
+    found: dict[str, type] = {}
+    waiting: list[Any] = [model]
+    while waiting:
+        hint = waiting.pop()
+        waiting.extend(typing.get_args(hint))
+        if isinstance(hint, type) and _can_be_made(hint) and hint.__qualname__ not in found:
+            found[hint.__qualname__] = hint
+            waiting.extend(_hints(hint))
     return found
 
 
@@ -77,12 +92,15 @@ def _can_be_made(kind: type) -> bool:
     )
 
 
-def _annotated(function: Any) -> Iterator[Any]:
+def _hints(annotated: Any) -> list[Any]:
     try:
-        hints = typing.get_type_hints(function)
+        return list(typing.get_type_hints(annotated).values())
     except Exception:  # noqa: BLE001 - an annotation may be any expression, true or not
-        return
-    waiting = list(hints.values())
+        return []
+
+
+def _annotated(function: Any) -> Iterator[Any]:
+    waiting = _hints(function)
     while waiting:
         hint = waiting.pop()
         yield hint

@@ -16,6 +16,7 @@ from crewai.tools.base_tool import BaseTool
 
 from crewai_prod import codec
 from crewai_prod._crewai.llm import model_params
+from crewai_prod._crewai.takeover import original_of
 from crewai_prod.replay import TaskDefinition
 from crewai_prod.steps import digest
 
@@ -55,6 +56,17 @@ def define_agent(agent: Any, inputs_digest: str, output: Any) -> TaskDefinition:
     parts = {name: _digest(value) for name, value in described.items()}
     parts["inputs"] = inputs_digest
     return TaskDefinition(position=0, name=agent.role, fingerprint=_digest(parts), parts=parts)
+
+
+def define_flow(flow: Any, inputs_digest: str) -> TaskDefinition:
+    """A flow as the one task of its run; its parts are its methods, by name."""
+    name = flow.name or original_of(flow).__class__.__name__
+    parts = {
+        str(method): _digest([_function(bound), flow._definition.methods.get(str(method))])
+        for method, bound in flow._methods.items()
+    }
+    parts["inputs"] = inputs_digest
+    return TaskDefinition(position=0, name=name, fingerprint=_digest(parts), parts=parts)
 
 
 def task_name(task: Task, position: int) -> str:
@@ -133,6 +145,7 @@ def _guardrails(task: Task) -> list[Any]:
 def _function(value: Any) -> Any:
     if isinstance(value, str) or not callable(value):
         return value
+    value = inspect.unwrap(value)
     try:
         source = inspect.getsource(value)
     except (OSError, TypeError):

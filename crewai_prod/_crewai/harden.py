@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from crewai import Agent, Crew
+from crewai.flow.flow import Flow
 
 from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.agent_run import harden_agent
 from crewai_prod._crewai.crew import harden_crew
+from crewai_prod._crewai.flow import harden_flow, harden_flow_class
 from crewai_prod.errors import UsageError
 from crewai_prod.options import Options
 
@@ -52,8 +54,12 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
     listen()
     if isinstance(target, Agent):
         return harden_agent(target, checked)
+    if isinstance(target, Flow):
+        return harden_flow(target, checked)
     if isinstance(target, Crew):
         return harden_crew(target, checked)
+    if isinstance(target, type) and issubclass(target, Flow):
+        return harden_flow_class(target, checked)
     if isinstance(target, type):
         return _harden_class(target, checked)
     if callable(target):

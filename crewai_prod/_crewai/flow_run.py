@@ -1,0 +1,260 @@
+"""The copy of a flow that advances one run, or one kickoff within a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import orjson
+from crewai.flow.async_feedback import HumanFeedbackPending
+from crewai.utilities.llm_utils import create_llm
+
+from crewai_prod._crewai.agents import in_scope
+from crewai_prod._crewai.build import Workshop
+from crewai_prod._crewai.definition import define_flow
+from crewai_prod._crewai.flow_steps import (
+    MethodStep,
+    apply_changes,
+    ask_person,
+    begin_state,
+    kinds_of,
+    whole_state,
+)
+from crewai_prod._crewai.llm import read_metrics, scope_of
+from crewai_prod._crewai.stop import unwrapped
+from crewai_prod._crewai.takeover import Seamed, put_private, seam_of
+from crewai_prod.errors import RunPaused
+from crewai_prod.kickoff import Kickoff, attach_finished, with_cause
+from crewai_prod.records import Usage
+from crewai_prod.run import Run
+from crewai_prod.session import inputs_digest
+from crewai_prod.steps import Scope
+from crewai_prod.stored import UNFAITHFUL, pack, unpack
+
+_THE_FLOW = 0
+"""A flow's run has one task: the flow."""
+
+
+class Holder(Protocol):
+    """Who holds the flow objects that show what a run leaves."""
+
+    last_run: str | None
+
+    def show(self, flow: Any) -> None:
+        """Let the user's objects show what the run left on its copy."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class FlowSeam:
+    """One kickoff of a hardened flow.
+
+    Attributes:
+        holder: Who shows what it leaves.
+        run: The run.
+        workshop: What takes over the models and tools the flow holds.
+        nested: The scope of a kickoff that belongs to the run around it.
+        kickoff: Otherwise what opens and ends the run.
+        feedback: What a person has answered to the question the run waits for.
+        ready: Set once the run's initial state has been restored or recorded.
+    """
+
+    holder: Holder
+    run: Run
+    workshop: Workshop
+    nested: Scope | None = None
+    kickoff: Kickoff | None = None
+    feedback: str | None = None
+    ready: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def scope(self) -> Scope:
+        """Where the flow's steps are recorded."""
+        return self.nested or self.run.scope_of_task(_THE_FLOW)
+
+    @property
+    def usage(self) -> Usage:
+        """What this kickoff has cost, all sessions together."""
+        return self.run.usage_within(self.scope)
+
+    def open(self, flow: Any, inputs: Any) -> str | None:
+        """Open the run; the stored result of a finished one, else None."""
+        if self.kickoff is None:
+            self.run.check()
+            return None
+        definitions = [define_flow(flow, inputs_digest(inputs))]
+        opened = self.kickoff.open(inputs, definitions)
+        self.holder.last_run = opened.run.run_id
+        if opened.lease is None:
+            attach_finished(self.run, opened, self.kickoff.options, definitions)
+            return opened.run.result or UNFAITHFUL
+        self.run.begin_task(_THE_FLOW, None)
+        return None
+
+    def finished(self, flow: Any, result: Any) -> Any:
+        """Record the end; only then is the result handed over."""
+        if self.kickoff is None or self.run.replay_only is not None:
+            self.show(flow)
+            self.run.check()
+            return result
+        if self.run.stopped is not None:
+            raise self.failed(flow, self.run.stopped)
+        if isinstance(result, HumanFeedbackPending):
+            waiting = RunPaused("The flow waits for a person.", reason="approval")
+            self.failed(flow, self.run.stop(waiting))
+            return result
+        stored = encode_end(flow, result)
+        self.run.finish_task(_THE_FLOW, None, stored)
+        self.kickoff.complete(stored)
+        self.show(flow)
+        return result
+
+    def failed(self, flow: Any, error: BaseException) -> BaseException:
+        """Record how it ended; returns what the caller is to see."""
+        self.show(flow)
+        if self.run.replay_only is not None:
+            return error
+        if self.kickoff is None:
+            refused = isinstance(error, Exception) and self.run.stopped is not None
+            return self.run.stopped or error if refused else error
+        if isinstance(error, Exception) and not isinstance(error, RunPaused):
+            self.run.fail_task(_THE_FLOW, None, error, of_last_answer=False)
+        return self.kickoff.fail(error)
+
+    def show(self, flow: Any) -> None:
+        """Let the user's flow show what the run left, its usage included."""
+        put_private(flow, _aggregated_usage_metrics=read_metrics(self.usage))
+        self.holder.show(flow)
+
+
+class RunFlow(Seamed):
+    """A flow of a hardened run."""
+
+    async def kickoff_async(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`Flow.kickoff_async` within the run; `kickoff` and `akickoff` come here, too."""
+        if self.stream:  # type: ignore[attr-defined]
+            return await super().kickoff_async(inputs, *args, **kwargs)  # type: ignore[misc]
+        seam: FlowSeam = seam_of(self)
+        stored = await asyncio.to_thread(seam.open, self, inputs)
+        if stored is not None and stored != UNFAITHFUL:
+            return await asyncio.to_thread(_handed_back, self, seam, stored)
+        failure: BaseException
+        try:
+            with in_scope(seam.run, seam.scope):
+                result = await super().kickoff_async(inputs, *args, **kwargs)  # type: ignore[misc]
+        except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
+            failure = unwrapped(error)
+        else:
+            return await asyncio.to_thread(seam.finished, self, result)
+        if isinstance(failure, Exception):
+            seen = await asyncio.to_thread(seam.failed, self, failure)
+        else:  # cancelled: nothing may be awaited any more
+            seen = seam.failed(self, failure)
+        raise with_cause(seen, failure)
+
+    async def _execute_method(self, method_name: Any, method: Any, *args: Any, **kw: Any) -> Any:
+        seam: FlowSeam = seam_of(self)
+        async with seam.lock:
+            if not seam.ready:
+                await asyncio.to_thread(begin_state, seam.run, seam.scope, self)
+                seam.ready = True
+        begin = MethodStep.begin
+        step = await asyncio.to_thread(begin, seam.run, seam.scope, self, str(method_name), method)
+        run = super()._execute_method  # type: ignore[misc]
+        return await run(method_name, step.callable(), *args, **kw)
+
+    def ask(self, message: str, timeout: float | None = None, metadata: Any = None) -> Any:
+        """`Flow.ask`, once per run for one question."""
+        seam: FlowSeam = seam_of(self)
+        ask: Callable[..., Any] = super().ask  # type: ignore[misc]
+        return ask_person(
+            seam.run,
+            scope_of(seam.run),
+            "ask",
+            {"message": message},
+            lambda: ask(message, timeout, metadata),
+        )
+
+    async def _run_human_feedback_step(self, method_name: Any, definition: Any, output: Any) -> Any:
+        """A person's feedback, with the model that reads it behind its seam."""
+        seam: FlowSeam = seam_of(self)
+        reads = definition.emit or getattr(definition, "learn", False)
+        if reads and not isinstance(definition.llm, dict):
+            llm = seam.workshop.llm(create_llm(definition.llm))
+            definition = definition.model_copy(update={"llm": llm})
+        run = super()._run_human_feedback_step  # type: ignore[misc]
+        return await run(method_name, definition, output)
+
+    def _request_human_feedback(self, *args: Any, **kwargs: Any) -> Any:
+        seam: FlowSeam = seam_of(self)
+        ask: Callable[..., Any] = super()._request_human_feedback  # type: ignore[misc]
+        question = {"message": kwargs.get("message"), "method": kwargs.get("method_name")}
+        return ask_person(
+            seam.run, seam.scope, "human_feedback", question, lambda: ask(*args, **kwargs)
+        )
+
+    def _resolve_feedback_provider(self, definition: Any) -> Any:
+        provider = super()._resolve_feedback_provider(definition)  # type: ignore[misc]
+        return None if provider is None else RecordedFeedback(seam_of(self), provider)
+
+    @property
+    def usage_metrics(self) -> Any:
+        """The kickoff's true total, all sessions together."""
+        return read_metrics(seam_of(self).usage)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFeedback:
+    """In front of a user's feedback provider: what a person answered is not asked again."""
+
+    seam: FlowSeam
+    provider: Any
+
+    def request_feedback(self, context: Any, flow: Any) -> Any:
+        """The recorded answer, the one given to `resume`, or the provider's.
+
+        Raises:
+            HumanFeedbackPending: The provider answers later; the run waits.
+        """
+        question = {"message": context.message, "method": str(context.method_name)}
+        return ask_person(
+            self.seam.run,
+            self.seam.scope,
+            "human_feedback",
+            question,
+            lambda: self._answer(context, flow),
+        )
+
+    def _answer(self, context: Any, flow: Any) -> Any:
+        given, self.seam.feedback = self.seam.feedback, None
+        if given is not None:
+            return given
+        answer = self.provider.request_feedback(context, flow)
+        return asyncio.run(answer) if asyncio.iscoroutine(answer) else answer
+
+
+def encode_end(flow: Any, result: Any) -> str:
+    """What a flow's kickoff returned and the state it ended with, as JSON."""
+    text, faithful = pack(result, _kinds_of_end(flow))
+    if not faithful:
+        return UNFAITHFUL
+    return orjson.dumps({"result": text, "state": whole_state(flow)}).decode()
+
+
+def _handed_back(flow: Any, seam: FlowSeam, stored: str) -> Any:
+    """The result of a finished run, and on the user's flow the state it ended with."""
+    kinds, end = _kinds_of_end(flow), orjson.loads(stored)
+    apply_changes(flow._state, end["state"], kinds)
+    seam.show(flow)
+    return unpack(end["result"], kinds)
+
+
+def _kinds_of_end(flow: Any) -> dict[str, type]:
+    """The classes that a flow's result may be of: what any of its methods can see."""
+    found: dict[str, type] = {}
+    for method in flow._methods.values():
+        found |= kinds_of(flow, method)
+    return found

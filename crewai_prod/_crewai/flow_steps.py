@@ -1,0 +1,216 @@
+"""A flow's methods as steps: what each returned, and what it did to the flow's state.
+
+A method is known by its name and by how often it was executed in this run, not by what it is given:
+which of several triggers came first may differ from session to session, and history wins. A method
+whose result or state cannot be restored from JSON is called again on resume; what is hardened in it
+is answered from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from crewai import CrewOutput
+from crewai.flow.human_feedback import HumanFeedbackResult
+from crewai.lite_agent_output import LiteAgentOutput
+from crewai.tasks.task_output import TaskOutput
+from pydantic import BaseModel
+
+from crewai_prod.failures import describe
+from crewai_prod.records import StepKind, StepStatus
+from crewai_prod.run import Run, in_body
+from crewai_prod.steps import Scope
+from crewai_prod.stored import UNFAITHFUL, Kinds, kinds_of_model, kinds_seen_by, pack, unpack
+from crewai_prod.tooling import ToolOptions
+from crewai_prod.walk import Ticket
+
+_METHOD = ToolOptions(effect="nested")
+_ASKING = ToolOptions(effect="read")
+_STATE = "state"
+_CREWAIS = {
+    kind.__qualname__: kind
+    for kind in (CrewOutput, HumanFeedbackResult, LiteAgentOutput, TaskOutput)
+}
+"""What methods return that kick off crews and agents, or ask a person."""
+
+
+@dataclass(slots=True)
+class StateBefore:
+    """A flow's state at one moment, member by member, to tell what has changed since."""
+
+    members: dict[str, str]
+
+    @classmethod
+    def of(cls, state: Any, kinds: Kinds) -> StateBefore:
+        return cls({name: pack(value, kinds)[0] for name, value in _members(state).items()})
+
+    def changes(self, state: Any, kinds: Kinds) -> tuple[dict[str, Any], bool]:
+        """The members that are others now, as JSON text, and whether all can be restored."""
+        now = _members(state)
+        packed = {name: pack(value, kinds) for name, value in now.items()}
+        changed = {n: one for n, one in packed.items() if one[0] != self.members.get(n)}
+        texts = {name: text for name, (text, _) in changed.items()}
+        gone = sorted(self.members.keys() - now.keys())
+        return {"set": texts, "gone": gone}, all(faithful for _, faithful in changed.values())
+
+
+def apply_changes(state: Any, changes: Mapping[str, Any], kinds: Kinds) -> None:
+    """Do to a state what a recorded method did to it."""
+    for name, text in changes["set"].items():
+        value = unpack(text, kinds)
+        if isinstance(state, dict):
+            state[name] = value
+        else:
+            setattr(state, name, value)
+    for name in changes["gone"]:
+        if isinstance(state, dict):
+            state.pop(name, None)
+
+
+def _members(state: Any) -> dict[str, Any]:
+    if isinstance(state, dict):
+        return state
+    return {**state.__dict__, **(getattr(state, "__pydantic_extra__", None) or {})}
+
+
+def kinds_of(flow: Any, method: Callable[..., Any]) -> dict[str, type]:
+    """The classes that a method's result and the flow's state may hold."""
+    state = flow._state
+    of_state = kinds_of_model(type(state)) if isinstance(state, BaseModel) else {}
+    return {**_CREWAIS, **kinds_seen_by(method), **of_state}
+
+
+@dataclass(slots=True, kw_only=True)
+class MethodStep:
+    """One execution of a flow's method."""
+
+    run: Run
+    ticket: Ticket
+    flow: Any
+    method: Callable[..., Any]
+    kinds: Kinds
+    before: StateBefore = field(default_factory=lambda: StateBefore({}))
+
+    @classmethod
+    def begin(cls, run: Run, scope: Scope, flow: Any, name: str, method: Any) -> MethodStep:
+        """Look it up.
+
+        Raises:
+            CrewProdError: The run was stopped.
+        """
+        place = scope.of_method(name)
+        ticket = run.begin_tool(place, name, {}, _METHOD, StepKind.FUNCTION)
+        kinds = kinds_of(flow, flow._methods.get(name, method))
+        return cls(run=run, ticket=ticket, flow=flow, method=method, kinds=kinds)
+
+    @property
+    def recorded(self) -> dict[str, Any] | None:
+        """What it returned and did, if that is in the journal and can be restored."""
+        record = self.ticket.recorded
+        if record is None or record.status is not StepStatus.DONE or record.result == UNFAITHFUL:
+            return None
+        found: dict[str, Any] = orjson.loads(record.result or "{}")
+        return found
+
+    def callable(self) -> Callable[..., Any]:
+        """What CrewAI is to execute in the method's place."""
+        recorded = self.recorded
+        if recorded is not None:
+            return functools.partial(self._replay, recorded)
+        if inspect.iscoroutinefunction(self.method):
+
+            async def live_async(*args: Any, **kwargs: Any) -> Any:
+                return await self._alive(lambda: self.method(*args, **kwargs))
+
+            return live_async
+        return self._live
+
+    def _replay(self, recorded: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        apply_changes(self.flow._state, recorded["state"], self.kinds)
+        return unpack(recorded["result"], self.kinds)
+
+    def _live(self, *args: Any, **kwargs: Any) -> Any:
+        """On a worker thread; a method may also return a coroutine, which CrewAI awaits."""
+        self.before = StateBefore.of(self.flow._state, self.kinds)
+        with self.run.in_flight():
+            try:
+                with in_body(self.run, self.ticket):
+                    result = self.method(*args, **kwargs)
+            except Exception as error:
+                self._failed(error)
+                raise
+            if not inspect.iscoroutine(result):
+                return self._finish(result)
+        return self._alive(lambda: result)
+
+    async def _alive(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        if not self.before.members:
+            self.before = StateBefore.of(self.flow._state, self.kinds)
+        with self.run.in_flight():
+            try:
+                with in_body(self.run, self.ticket):
+                    result = await work()
+            except Exception as error:
+                await asyncio.to_thread(self._failed, error)
+                raise
+            return await asyncio.to_thread(self._finish, result)
+
+    def _finish(self, result: Any) -> Any:
+        """Commit what it returned and did; only then does the flow go on."""
+        if self.ticket.recorded is not None:  # called again, because it could not be restored
+            return result
+        text, faithful = pack(result, self.kinds)
+        changes, restorable = self.before.changes(self.flow._state, self.kinds)
+        stored = orjson.dumps({"result": text, "state": changes}).decode()
+        if not (faithful and restorable):
+            self.run.note_unfaithful(self.ticket, type(result).__qualname__)
+            stored = UNFAITHFUL
+        self.run.finish_tool(self.ticket, stored, None)
+        return result
+
+    def _failed(self, error: Exception) -> None:
+        """Record the failure. A method that failed ends its flow: resuming calls it again."""
+        if not self.run.refused(error) and self.ticket.recorded is None:
+            self.run.fail_tool(self.ticket, describe(error))
+
+
+def begin_state(run: Run, scope: Scope, flow: Any) -> None:
+    """Restore the state the run began with, or record it before the first method is executed.
+
+    Persistence may hold a later one by now, and a new object has a new id.
+    """
+    ticket = run.begin_tool(scope, _STATE, {}, _METHOD, StepKind.FUNCTION)
+    kinds = kinds_of(flow, begin_state)
+    if ticket.recorded is not None:
+        apply_changes(flow._state, orjson.loads(ticket.recorded.result or "{}"), kinds)
+        return
+    run.finish_tool(ticket, orjson.dumps(whole_state(flow)).decode(), None)
+
+
+def whole_state(flow: Any) -> dict[str, Any]:
+    """All of a flow's state that can be restored, as changes to an empty one."""
+    kinds = kinds_of(flow, whole_state)
+    packed = {name: pack(value, kinds) for name, value in _members(flow._state).items()}
+    return {"set": {n: text for n, (text, faithful) in packed.items() if faithful}, "gone": []}
+
+
+def ask_person(
+    run: Run, scope: Scope, name: str, question: Mapping[str, Any], ask: Callable[[], Any]
+) -> Any:
+    """A person's answer as a step: asked once, answered from the journal afterwards.
+
+    Raises:
+        CrewProdError: The run was stopped, or the answer could not be recorded.
+    """
+    ticket = run.begin_tool(scope, name, question, _ASKING, StepKind.HUMAN)
+    if ticket.recorded is not None and ticket.recorded.status is StepStatus.DONE:
+        return unpack(ticket.recorded.result or "null", {})
+    answer = ask()
+    run.finish_tool(ticket, pack(answer, {})[0], answer if isinstance(answer, str) else None)
+    return answer
