@@ -22,7 +22,8 @@ class Settings(BaseSettings):
         log: Path of the log, `stderr`, or `none`. Default: a file beside the journal.
         log_content: Whether prompts, arguments and results are logged too (redacted).
         lease_seconds: How long a silent owner on another host keeps a run.
-        quiet: Silence CrewAI's own console output during hardened runs.
+        quiet: Silence CrewAI's own console output during hardened runs, and the progress of a
+            batch.
     """
 
     model_config = SettingsConfigDict(env_prefix="CREWAI_PROD_", extra="forbid", frozen=True)

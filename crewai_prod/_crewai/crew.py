@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +13,7 @@ from crewai import Crew
 
 from crewai_prod import codec
 from crewai_prod._crewai import crew_run
+from crewai_prod._crewai.batch import BatchKickoffs
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew_run import CrewSeam, NestedCrewSeam, RunCrew
 from crewai_prod._crewai.definition import define
@@ -34,6 +35,8 @@ class FacadeSeam:
         build: Makes a fresh crew for each run; None to copy the hardened crew itself.
         held: The crew objects a user may hold besides the hardened one.
         built_with: The crew's fields as `build` left them, to tell what the user has set since.
+        one_of_many: Whether this crew is there for one item of a batch: the objects the user holds
+            do not show its run.
     """
 
     options: Options
@@ -43,6 +46,7 @@ class FacadeSeam:
     lock: threading.Lock = field(default_factory=threading.Lock)
     running: int = 0
     last_run: str | None = None
+    one_of_many: bool = False
 
 
 @dataclass(slots=True)
@@ -63,16 +67,20 @@ class _Shop:
     def show(self, crew: Any, manager: Any) -> None:
         with self.seam.lock:
             self.seam.running -= 1
+            if self.seam.one_of_many:
+                put(self.facade, usage_metrics=crew.usage_metrics)
+                return
             crew_run.show(crew, manager, (self.facade, *self.seam.held))
 
     def show_memory(self, memory: Any) -> None:
         crew_run.show_memory(memory, (self.facade, *self.seam.held))
 
 
-class HardenedCrew(Seamed):
+class HardenedCrew(BatchKickoffs, Seamed):
     """A crew whose every kickoff is a durable run.
 
-    `kickoff`, `kickoff_async` and `akickoff` take three more arguments:
+    The batch methods are described in `BatchKickoffs`. `kickoff`, `kickoff_async` and `akickoff`
+    take three more arguments:
 
     Args:
         run_id: Name of the run. An unknown one starts; a finished one returns the stored result
@@ -135,6 +143,20 @@ class HardenedCrew(Seamed):
         """A hardened copy; CrewAI's own would be a bare crew."""
         return harden_crew(super().copy(), seam_of(self).options)  # type: ignore[misc]
 
+    def _one_of_many(self) -> Any:
+        """This crew for one item of a batch: run by itself, and shown nowhere but on itself."""
+        seam = replace(
+            seam_of(self),
+            held=(),
+            lock=threading.Lock(),
+            running=0,
+            last_run=None,
+            one_of_many=True,
+        )
+        crew = take_over(self, HardenedCrew, seam)
+        put(crew, usage_metrics=None, token_usage=None)
+        return crew
+
     @property
     def last_run(self) -> str | None:
         """Id of the run that finished last on this object."""
@@ -182,7 +204,7 @@ def _working(facade: Any, asked: _Asked) -> Any:
     crew = take_over(source, RunCrew, working)
     with seam.lock:
         seam.running += 1
-        alone = seam.running == 1
+        alone = seam.running == 1 and not seam.one_of_many
     shown = facade.tasks if alone and len(facade.tasks) == len(crew.tasks) else None
     working.workshop.fill(crew, shown)
     if not alone:

@@ -80,6 +80,7 @@ class NestedCrewSeam:
 
     def failed(self, crew: Any, error: BaseException) -> BaseException:
         """What the code around is to see: the run's refusal if it was stopped, else the failure."""
+        crew.calculate_usage_metrics()
         self.shop.show(crew, self.manager)
         if self.run.stopped is not None and isinstance(error, Exception):
             return self.run.stopped
@@ -115,6 +116,7 @@ class CrewSeam(NestedCrewSeam):
     def failed(self, crew: Any, error: BaseException) -> BaseException:
         """Record how the run ended; returns what the caller of `kickoff` is to see."""
         seen = self.kickoff.fail(error, [t.output for t in crew.tasks if t.output is not None])
+        crew.calculate_usage_metrics()
         self.shop.show(crew, self.manager)
         return seen
 
