@@ -89,6 +89,25 @@ def test_hardened_batch_counts(tmp_path: Path) -> None:
     assert _reported_by_batch(harden(crew, journal=tmp_path / "j.db")) == 40
 
 
+def _batch_with_a_bad_item(crew: Any) -> list[str]:
+    """What a batch of three hands over whose second item cannot be filled in."""
+    results = crew.kickoff_for_each(inputs=[{"who": "ann"}, {"for": "bob"}, {"who": "cid"}])
+    return [getattr(result, "raw", type(result).__name__) for result in results]
+
+
+@bare_as_measured
+def test_bare_batch_with_a_bad_item() -> None:
+    """Its error is raised: the caller gets neither the first item nor the third."""
+    with pytest.raises(ValueError, match="who"):
+        _batch_with_a_bad_item(_crew(_agent(Tokens(model="m"))))
+
+
+def test_hardened_batch_with_a_bad_item(tmp_path: Path) -> None:
+    """The others are done; the error stands in its place."""
+    crew = harden(_crew(_agent(Tokens(model="m"))), journal=tmp_path / "j.db")
+    assert _batch_with_a_bad_item(crew) == ["done", "ValueError", "done"]
+
+
 def _paying() -> tuple[Crew, list[float]]:
     """A model that decides once to pay; the shop takes the money, then the line goes dead."""
     paid: list[float] = []

@@ -364,6 +364,7 @@ def test_ctrl_c_ends_the_batch(server: Server, effects: Effects, concurrency: in
     with pytest.raises(KeyboardInterrupt) as raised:
         crew.kickoff_for_each(inputs=ITEMS, run_ids="b", concurrency=concurrency)
     assert "of 6 items had ended" in str(raised.value.__notes__)
+    assert statuses()["b-1"] is RunStatus.INTERRUPTED
     assert 2 <= len(statuses()) < 6
     assert set(statuses().values()) <= {RunStatus.COMPLETED, RunStatus.INTERRUPTED}
     fresh = hardened(server, effects, tools={"charge": {"effect": "read"}})
@@ -419,7 +420,12 @@ def test_factory_builds_a_crew_for_each_item(server: Server, effects: Effects) -
 
     heard: list[str] = []
     made: Any = make()
-    made.after_kickoff_callbacks.append(lambda output: heard.append(output.raw) or output)
+
+    def listen(output: Any) -> Any:
+        heard.append(output.raw)
+        return output
+
+    made.after_kickoff_callbacks.append(listen)
     assert raws(made.kickoff_for_each(inputs=ITEMS, concurrency=3)) == CHARGED
     assert len(built) == 1 + len(ITEMS)
     assert sorted(heard) == CHARGED
