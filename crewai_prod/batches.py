@@ -18,7 +18,7 @@ from contextvars import copy_context
 from typing import Any
 
 from crewai_prod.errors import JournalError, RunInterrupted, StaleOwner, UsageError
-from crewai_prod.run import current_scope
+from crewai_prod.kickoff import place_around
 
 RunIds = str | Iterable[str] | None
 """Names of a batch's runs: a prefix, one for each item, or None."""
@@ -82,7 +82,7 @@ def ends_batch(error: BaseException) -> bool:
         return True
     if isinstance(error, JournalError):
         return not isinstance(error, StaleOwner)
-    around = current_scope.get()
+    around = place_around()
     return around is not None and around[0].stopped is error
 
 

@@ -17,9 +17,9 @@ from crewai_prod._crewai.takeover import put, seam_of
 from crewai_prod.batches import Batch, RunIds, checked_concurrency, ids_of
 from crewai_prod.errors import RunInterrupted
 from crewai_prod.heart import HEART
+from crewai_prod.kickoff import place_around
 from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.progress import BatchProgress
-from crewai_prod.run import current_scope
 from crewai_prod.session import new_run_id
 
 AT_A_TIME = 8
@@ -131,7 +131,7 @@ def _batch(
     options = seam_of(crew).options
     options.for_kickoff(on_change, unknown)
     items = list(inputs)
-    made = new_run_id(crew.name) if current_scope.get() is None else None
+    made = new_run_id(crew.name) if place_around() is None else None
     return _CrewBatch(
         crew=crew,
         inputs=items,
