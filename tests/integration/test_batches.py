@@ -15,10 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Literal
 
 import pytest
-from crewai import Crew
+from crewai import Agent, Crew, Task
+from crewai.tools import tool
 
 from crewai_prod import Settings, harden, open_journal
 from crewai_prod.errors import (
@@ -31,9 +33,10 @@ from crewai_prod.errors import (
 )
 from crewai_prod.heart import HEART
 from crewai_prod.records import RunStatus
+from tests.crews import make_llm
 from tests.integration.batch_crew import REQUESTS, items, make_crew, script
 from tests.integration.parts import PATHS, Effects, total
-from tests.openai_server import ROOT, Record, Server, fault
+from tests.openai_server import ROOT, Conversation, Record, Rule, Server, answer, fault, use
 
 Form = Literal["kickoff_for_each", "kickoff_for_each_async", "akickoff_for_each"]
 FORMS: tuple[Form, ...] = ("kickoff_for_each", "kickoff_for_each_async", "akickoff_for_each")
@@ -439,6 +442,75 @@ def test_batch_after_a_kickoff(server: Server, effects: Effects) -> None:
     server.reset()
     assert raws(crew.kickoff_for_each(inputs=ITEMS[:2])) == CHARGED[:2]
     assert crew.usage_metrics.total_tokens == total(server)
+
+
+def boss_of(server: Server, path: str, work: Callable[[], list[str]]) -> Any:
+    """A hardened crew whose one tool does `work`, a batch, and then its agent is done."""
+
+    @tool
+    def charge_all(month: str) -> str:
+        """Charge everybody."""
+        return f"{month}: {work()}"
+
+    llm = make_llm(server.url, path, max_retries=0)  # type: ignore[arg-type]
+    boss = Agent(
+        role="Boss", goal="g", backstory="b", llm=llm, tools=[charge_all], max_retry_limit=0
+    )
+    task = Task(description="Charge everybody", expected_output="o", agent=boss)
+    says = Rule(use("charge_all", {"month": "june"}), answer("done"), agent="Boss")
+    server.app.script = Conversation(says, *script().rules)
+    nested = {"charge_all": {"effect": "nested"}}
+    return harden(Crew(agents=[boss], tasks=[task]), journal="runs.db", tools=nested)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", PATHS)
+def test_batch_in_a_tool_belongs_to_the_run_around_it(
+    server: Server, effects: Effects, path: str, form: Form
+) -> None:
+    """Its items are on that run's bill, and the tool is told of a bad one."""
+    inner = hardened(server, effects, path)
+    told: list[str] = []
+
+    def work() -> list[str]:
+        told.extend(raws(each(inner, form, inputs=ITEMS, concurrency=3)))
+        return told
+
+    outer = boss_of(server, path, work)
+    fail_for(server, "cid")
+    result = outer.kickoff(run_id="outer")
+    assert told == [*CHARGED[:2], "AuthenticationError", *CHARGED[3:]]
+    assert (result.raw, set(statuses())) == ("done", {"outer"})
+    assert result.token_usage.total_tokens == total(server)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", PATHS)
+def test_run_that_is_stopped_ends_the_batch_in_its_tool(
+    server: Server, effects: Effects, path: str, form: Form
+) -> None:
+    """Resumed, the tool does the batch again: what was done of it is replayed."""
+    stopped: list[str] = []
+
+    def stop(who: str) -> None:
+        if who == "dan" and not stopped:
+            stopped.append(who)
+            for run in HEART.runs():
+                run.stop(RunInterrupted(signal=15))
+
+    inner = hardened(server, effects, path, hook=stop)
+    work = partial(each, inner, form, inputs=ITEMS, concurrency=2)
+    outer = boss_of(server, path, lambda: raws(work()))
+    with pytest.raises(RunInterrupted):
+        outer.kickoff(run_id="outer")
+    assert "charge dan" in effects.lines
+    assert len(effects.lines) < 6
+    result = outer.kickoff(run_id="outer")
+    assert (result.raw, set(statuses())) == ("done", {"outer"})
+    assert sorted(effects.lines) == EACH_ONCE
+    answered = [record.digest for record in server.requests if record.status == 200]
+    assert len(answered) == len(set(answered)) == REQUESTS * 6 + 2
+    assert result.token_usage.total_tokens == total(server)
 
 
 def _bare_and_hardened(server: Server, effects: Effects) -> Iterator[tuple[Any, dict[str, Any]]]:
