@@ -64,6 +64,10 @@ class _Shop:
     def last_run(self, run_id: str | None) -> None:
         self.seam.last_run = run_id
 
+    def refused(self) -> None:
+        with self.seam.lock:
+            self.seam.running -= 1
+
     def show(self, crew: Any, manager: Any) -> None:
         with self.seam.lock:
             self.seam.running -= 1

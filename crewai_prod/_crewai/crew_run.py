@@ -29,6 +29,10 @@ class Shop(Protocol):
 
     last_run: str | None
 
+    def refused(self) -> None:
+        """The kickoff has not begun: there is nothing to show."""
+        ...
+
     def show(self, crew: Any, manager: Any) -> None:
         """Let the user's objects show what the run left on its copy."""
         ...
@@ -63,12 +67,20 @@ class NestedCrewSeam:
         """What this kickoff has cost."""
         return self.run.usage_within(self.scope)
 
-    def open(self, crew: Any, inputs: Any, files: Any) -> Any:
-        """Nothing is to be opened; the run around it must still be going on.
+    def begin(self, crew: Any, inputs: Any, files: Any) -> Any:
+        """The stored result if there is nothing to do, else None.
 
         Raises:
-            CrewProdError: It was stopped.
+            CrewProdError: The kickoff is refused.
         """
+        try:
+            return self.open(crew, inputs, files)
+        except BaseException:
+            self.shop.refused()
+            raise
+
+    def open(self, crew: Any, inputs: Any, files: Any) -> Any:
+        """Nothing is to be opened; the run around it must still be going on."""
         self.run.check()
         return None
 
@@ -163,7 +175,7 @@ class RunCrew(Seamed):
         if self.stream:  # type: ignore[attr-defined]
             return super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         seam: NestedCrewSeam = seam_of(self)
-        stored = seam.open(self, inputs, given_files(args, kwargs))
+        stored = seam.begin(self, inputs, given_files(args, kwargs))
         if stored is not None:
             return stored
         failure: BaseException
@@ -181,7 +193,7 @@ class RunCrew(Seamed):
         if self.stream:  # type: ignore[attr-defined]
             return await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         seam: NestedCrewSeam = seam_of(self)
-        stored = await asyncio.to_thread(seam.open, self, inputs, given_files(args, kwargs))
+        stored = await asyncio.to_thread(seam.begin, self, inputs, given_files(args, kwargs))
         if stored is not None:
             return stored
         failure: BaseException

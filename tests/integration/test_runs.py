@@ -328,3 +328,19 @@ def test_hardened_output_is_crewais_own(server: Server, effects: Effects, tmp_pa
     crew = harden(make_crew(server, effects), journal=tmp_path / "runs.db")
     assert type(crew.kickoff(inputs=WHO, run_id="a")) is CrewOutput
     assert steps_of(tmp_path / "runs.db", "a")[1] == ("tool", "look_up", "done")
+
+
+def test_refused_kickoff_leaves_the_crew_as_it_was(
+    server: Server, effects: Effects, tmp_path: Path
+) -> None:
+    """After a refusal the user's tasks still show the next run while it goes on."""
+    bare = make_crew(server, effects)
+    crew = harden(bare, journal=tmp_path / "runs.db")
+    crew.kickoff(inputs=WHO, run_id="a")
+    with pytest.raises(RunMismatch):
+        crew.kickoff(inputs={"who": "bob"}, run_id="a")
+    shown: list[object] = []
+    bare.tasks[1].output = None
+    bare.tasks[1].callback = lambda _: shown.append(bare.tasks[1].output)
+    crew.kickoff(inputs={"who": "eve"})
+    assert [output and output.raw for output in shown] == ["charged 7"]
