@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import operator
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,8 +22,10 @@ from crewai_prod._crewai.failures import describe
 from crewai_prod._crewai.llm import read_metrics
 from crewai_prod._crewai.options import Options
 from crewai_prod._crewai.outputs import decode_kickoff, decode_output, encode_kickoff
+from crewai_prod._crewai.side_by_side import AtWork, undisturbed
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import Seamed, put, put_private, seam_of, take_over
+from crewai_prod._crewai.threads import in_thread
 from crewai_prod.errors import CrewProdError, JournalError, UsageError
 from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.records import Opened, RunStatus, Usage
@@ -43,14 +45,14 @@ class CrewSeam:
         build: Makes a fresh crew for each run; None to copy the hardened crew itself.
         held: The crew objects a user may hold besides the hardened one.
         built_with: The crew's fields as `build` left them, to tell what the user has set since.
+        at_work: The kickoffs on this object that have not ended.
     """
 
     options: Options
     build: Callable[[], Crew] | None = None
     held: tuple[Crew, ...] = ()
     built_with: dict[str, Any] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    running: int = 0
+    at_work: AtWork = field(default_factory=AtWork)
     last_run: str | None = None
 
 
@@ -96,7 +98,7 @@ class HardenedCrew(Seamed):
         **kwargs: Any,
     ) -> Any:
         """`kickoff` on a worker thread."""
-        working = await asyncio.to_thread(_working, self, run_id, on_change, unknown, args, kwargs)
+        working = await in_thread(_working, self, run_id, on_change, unknown, args, kwargs)
         return await working.kickoff_async(inputs, *args, **kwargs)
 
     async def akickoff(
@@ -109,7 +111,7 @@ class HardenedCrew(Seamed):
         **kwargs: Any,
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
-        working = await asyncio.to_thread(_working, self, run_id, on_change, unknown, args, kwargs)
+        working = await in_thread(_working, self, run_id, on_change, unknown, args, kwargs)
         return await working.akickoff(inputs, *args, **kwargs)
 
     def copy(self) -> Any:
@@ -123,7 +125,7 @@ class HardenedCrew(Seamed):
         return seam.last_run
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class RunSeam:
     """One run of a hardened crew."""
 
@@ -137,6 +139,8 @@ class RunSeam:
     """The manager CrewAI made for this run, to be shown to those who hold the crew."""
     made: Any = None
     """The crew's output before any after-kickoff callback."""
+    opened: str | None = None
+    """The run's id, once the journal has given this kickoff the run or its stored result."""
 
     def open(self, crew: Any, inputs: Any, files: Any) -> Any:
         """Open the run; returns the stored result of a finished one, else None."""
@@ -153,7 +157,7 @@ class RunSeam:
             open_log=lambda run_id: self.options.open_log(journal, run_id, crew.name),
         )
         opened = open_session(self.run, request, define(crew, inputs_digest(given)))
-        self.seam.last_run = opened.run.run_id
+        self.opened = opened.run.run_id
         return self._stored(crew, opened) if opened.lease is None else None
 
     def _stored(self, crew: Any, opened: Opened) -> Any:
@@ -208,14 +212,20 @@ class RunSeam:
         self._show(crew)
         return seen
 
+    def shut(self, error: BaseException) -> BaseException:
+        """Let go of a run that could not be opened; returns what the caller is to see."""
+        self.seam.at_work.end(self)
+        return error.with_traceback(error.__traceback__)
+
     def _record_end(self, error: BaseException, facts: str) -> None:
         """A run whose end cannot be recorded stays `running`, without an owner: it resumes."""
         with suppress(JournalError):
             self.run.end(status_of(error), error=facts)
 
     def _show(self, crew: Any) -> None:
-        with self.seam.lock:
-            self.seam.running -= 1
+        with undisturbed():
+            self.seam.at_work.end(self)
+            self.seam.last_run = self.opened
             for held in (self.facade, *self.seam.held):
                 give_back_crew(crew, held)
                 if self.manager is not None:
@@ -239,38 +249,40 @@ class RunCrew(Seamed):
         if self.stream:  # type: ignore[attr-defined]
             return super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         seam: RunSeam = seam_of(self)
-        stored = seam.open(self, inputs, _files(args, kwargs))
-        if stored is not None:
-            return stored
         failure: BaseException
         try:
+            stored = seam.open(self, inputs, _files(args, kwargs))
+            if stored is not None:
+                return stored
             with in_scope(seam.run, Scope()):
                 result = super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
             failure = error
         else:
             return seam.finished(self, result)
-        raise _seen(seam.failed(self, failure), failure)
+        raise _seen(seam.failed(self, failure), failure) if seam.run.opened else seam.shut(failure)
 
     async def akickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`Crew.akickoff` within the run."""
         if self.stream:  # type: ignore[attr-defined]
             return await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         seam: RunSeam = seam_of(self)
-        stored = await asyncio.to_thread(seam.open, self, inputs, _files(args, kwargs))
-        if stored is not None:
-            return stored
         failure: BaseException
         try:
+            stored = await in_thread(seam.open, self, inputs, _files(args, kwargs))
+            if stored is not None:
+                return stored
             with in_scope(seam.run, Scope()):
                 result = await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - as in `kickoff`
             failure = error
         else:
-            return await asyncio.to_thread(seam.finished, self, result)
-        if isinstance(failure, Exception):
-            seen = await asyncio.to_thread(seam.failed, self, failure)
-        else:  # cancelled: nothing may be awaited any more
+            return await in_thread(seam.finished, self, result)
+        if not seam.run.opened:
+            raise seam.shut(failure)
+        if isinstance(failure, (Exception, asyncio.CancelledError)):
+            seen = await in_thread(seam.failed, self, failure)
+        else:  # the loop itself is going down: nothing may be awaited any more
             seen = seam.failed(self, failure)
         raise _seen(seen, failure)
 
@@ -338,11 +350,12 @@ def _working(
         options=options,
         run_id=run_id or _nested_run_id(),
     )
-    crew = take_over(_source(facade, seam), RunCrew, working)
-    with seam.lock:
-        seam.running += 1
-        alone = seam.running == 1
-    workshop.fill(crew, facade.tasks if alone and len(facade.tasks) == len(crew.tasks) else None)
+    source = _source(facade, seam)
+    with undisturbed():
+        alone = seam.at_work.begin(working)
+        crew = take_over(source, RunCrew, working)
+        shown = facade.tasks if alone and len(facade.tasks) == len(crew.tasks) else None
+        workshop.fill(crew, shown)
     if not alone:
         # CrewAI keeps input files and streams by these ids: runs side by side need their own.
         for one in (crew, *crew.tasks):
@@ -356,15 +369,24 @@ def _source(facade: Any, seam: CrewSeam) -> Any:
         return facade
     crew: Any = seam.build()
     for name, value in facade.__dict__.items():
-        untouched = name not in seam.built_with or _snapshot(value) == seam.built_with[name]
+        untouched = name not in seam.built_with or _is_same(value, seam.built_with[name])
         if not untouched and name not in ("agents", "tasks", "id", *CREW_LLMS):
             put(crew, **{name: value})
     return crew
 
 
 def _snapshot(value: Any) -> Any:
-    """A value to compare with later; a list by its items: callbacks are appended to it."""
-    return [id(item) for item in value] if isinstance(value, list) else id(value)
+    """A value to compare with later; a list by its items: callbacks are appended to it.
+
+    Kept itself, not its `id`: that is given to another object once this one is gone.
+    """
+    return list(value) if isinstance(value, list) else value
+
+
+def _is_same(value: Any, before: Any) -> bool:
+    if not isinstance(value, list) or not isinstance(before, list):
+        return value is before
+    return len(value) == len(before) and all(map(operator.is_, value, before))
 
 
 def _nested_run_id() -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from crewai_prod._crewai.answers import decode_answer, encode_answer
 from crewai_prod._crewai.failures import billed_usage, describe, revive
 from crewai_prod._crewai.stop import Passing, StopRun
 from crewai_prod._crewai.takeover import Seamed, put, put_private, seam_of, take_over
+from crewai_prod._crewai.threads import in_thread
 from crewai_prod.errors import CrewProdError, EmptyResponse
 from crewai_prod.records import StepRecord, StepStatus, Usage
 from crewai_prod.run import Answer, Run, body_point, current_scope
@@ -157,10 +157,10 @@ class DurableLLM(MeteredLLM):
                 try:
                     answer = await super().acall(*args, **kwargs)  # type: ignore[misc]
                 except Exception as error:
-                    await asyncio.to_thread(asked.failed, ticket, error, meter)
+                    await in_thread(asked.failed, ticket, error, meter)
                     raise
             body_point("model.after_call")
-            return await asyncio.to_thread(asked.finish, ticket, answer, meter)
+            return await in_thread(asked.finish, ticket, answer, meter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,7 +301,7 @@ def model_params(llm: Any, tools: Any, response_model: Any, response_format: Any
     params = {name: values[name] for name in _SAMPLING if values.get(name) is not None}
     stop = getattr(llm, "stop_sequences", None) or values.get("stop")
     if stop:
-        params["stop"] = list(stop)
+        params["stop"] = sorted(set(stop))  # CrewAI hands on a set, ordered anew in each process
     if tools:
         params["tools"] = tools
     for name, value in (("response_model", response_model), ("response_format", response_format)):

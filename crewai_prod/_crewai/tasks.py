@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.outputs import decode_output, encode_output
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import Seamed, put, seam_of
+from crewai_prod._crewai.threads import in_thread
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.errors import CrewProdError
 from crewai_prod.records import TaskRecord
@@ -84,7 +84,11 @@ class TaskSeam:
                 )
 
 
-_NOT_SHOWN = frozenset({"id", "agent", "context", "tools", "description"})
+_NOT_SHOWN = frozenset(
+    {"id", "agent", "context", "tools", "description", "expected_output", "output_file"}
+)
+"""Links of the copy, and texts with this run's inputs in them: a run that starts meanwhile copies
+the task, and would take those texts for what they were before."""
 
 
 class RunTask(Seamed):
@@ -116,16 +120,16 @@ class RunTask(Seamed):
     async def _aexecute_core(self, agent: Any, context: Any, tools: Any) -> Any:
         seam: TaskSeam = seam_of(self)
         if seam.kept:
-            return await asyncio.to_thread(seam.stored, self)
+            return await in_thread(seam.stored, self)
         worker = agent or self.agent  # type: ignore[attr-defined]
-        await asyncio.to_thread(seam.begin, worker)
+        await in_thread(seam.begin, worker)
         with in_scope(seam.run, seam.scope):
             try:
                 output = await super()._aexecute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
-                await asyncio.to_thread(seam.fail, self, worker, error)
+                await in_thread(seam.fail, self, worker, error)
                 raise
-        await asyncio.to_thread(seam.finish, worker, output)
+        await in_thread(seam.finish, worker, output)
         return output
 
 
