@@ -35,6 +35,8 @@ from crewai_prod.steps import Scope
 
 _LANDING_SECONDS = 60.0
 """How long the end of a failed run waits for calls of other tasks that are being paid for."""
+_LANDING_SECONDS_CANCELLED = 5.0
+"""The same for a run that is cancelled: a tool's body on a thread cannot be, and may be acting."""
 
 
 @dataclass(slots=True)
@@ -207,7 +209,7 @@ class RunSeam:
         else:
             facts = describe(seen)
             seen.add_note(f"crewai-prod: resume with run_id={self.run.run_id!r}")
-        self.run.land(_LANDING_SECONDS if isinstance(error, Exception) else 0.0)
+        self.run.land(_landing_seconds(error))
         self._record_end(seen, orjson.dumps(facts).decode())
         self._show(crew)
         return seen
@@ -373,6 +375,12 @@ def _source(facade: Any, seam: CrewSeam) -> Any:
         if not untouched and name not in ("agents", "tasks", "id", *CREW_LLMS):
             put(crew, **{name: value})
     return crew
+
+
+def _landing_seconds(error: BaseException) -> float:
+    if isinstance(error, asyncio.CancelledError):
+        return _LANDING_SECONDS_CANCELLED
+    return _LANDING_SECONDS if isinstance(error, Exception) else 0.0
 
 
 def _snapshot(value: Any) -> Any:
