@@ -15,7 +15,7 @@ _ORIGINAL = "crewai_prod_original"
 _BEGAN = "crewai_prod_began"
 _CLASS = "__crewai_prod_class__"
 _STATE = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
-_KEPT_CLASSES = 256
+_KEPT_CLASSES = 64
 _classes: WeakKeyDictionary[type, dict[type, ref[type]]] = WeakKeyDictionary()
 _recent: deque[type] = deque(maxlen=_KEPT_CLASSES)
 _lock = threading.Lock()
@@ -47,7 +47,7 @@ class Seamed:
 def seam_class(mixin: type, original: type) -> type:
     """`class X(mixin, original)`, made once per pair.
 
-    Of the last few hundred none is made again; beyond that a class goes when its last object does,
+    Of the last few dozen none is made again; beyond that a class goes when its last object does,
     as an original does that a function of the user's defines anew for each run.
 
     It keeps the original's name for everything that prints it; its qualified name is its own,

@@ -24,6 +24,9 @@ def text() -> Crew:
 
 def _bank(path: Path) -> Crew:
     llm = make_llm(os.environ[SERVER], path, max_retries=0)
-    crew = make_crew(llm, lambda tool, who: str(act(tool, "done", who=who)))
-    hardened: Crew = harden(crew, tools=TOOLS)
+    hardened: Crew = harden(make_crew(llm, _act), tools=TOOLS)
     return hardened
+
+
+def _act(tool: str, who: str) -> None:
+    act(tool, "done", who=who)

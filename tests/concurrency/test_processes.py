@@ -15,7 +15,7 @@ import pytest
 
 from crewai_prod import open_journal
 from crewai_prod.crashtest.evidence import read_effects
-from crewai_prod.crashtest.sessions import DONE, EFFECTS, PAUSED, Session
+from crewai_prod.crashtest.sessions import DONE, EFFECTS, PAUSED, How, Session
 from crewai_prod.crashtest.zygote import Zygote
 from crewai_prod.logfile import beside, read_log
 from crewai_prod.records import StepKind
@@ -31,6 +31,7 @@ RUNS = 10
 WANTED_TWICE = (0, 3, 5, 6)
 """Runs that two processes go for at once, as soon as they get to them."""
 REQUESTS = 4
+_HOWS: tuple[How, ...] = ("kickoff", "akickoff")
 SESSIONS_AT_MOST = 40
 """Of one process for one run: it ends long before."""
 
@@ -109,7 +110,7 @@ class Office:
             journal=str(self.journal),
             run_id=mark(n),
             inputs=inputs_of(n),
-            how=("kickoff", "akickoff")[n // 2 % 2],  # type: ignore[arg-type]
+            how=_HOWS[n // 2 % 2],
             answers=dict(answers),
             kill_at=kill_at,
             env={SERVER: self.url, EFFECTS: str(self.effects(n))},
