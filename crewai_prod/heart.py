@@ -6,9 +6,11 @@ writes are refused by the journal before that. A process that is forked starts a
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections import defaultdict
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crewai_prod.errors import JournalError, StaleOwner
@@ -24,62 +26,92 @@ LEASE_SECONDS = 15.0
 _BEATS_PER_LEASE = 3
 
 
+@dataclass(slots=True)
+class _Beat:
+    """A run, how long its lease lasts, and when it is to be extended next."""
+
+    run: Run
+    seconds: float
+    due: float
+
+    def put_off(self, now: float) -> None:
+        self.due = now + self.seconds / _BEATS_PER_LEASE
+
+
 class Heart:
     """Keeps the leases of the runs that joined alive until they leave."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._runs: dict[tuple[str, int], tuple[Run, float]] = {}
+        self._beats: dict[tuple[str, int], _Beat] = {}
         self._wake = threading.Event()
+        self._sleeps_until = 0.0
         self._pid = 0
 
     def join(self, run: Run, lease_seconds: float) -> None:
-        """Begin to extend a run's lease."""
+        """Begin to extend a run's lease, which is fresh now."""
+        beat = _Beat(run, lease_seconds, 0.0)
+        beat.put_off(time.monotonic())
         with self._lock:
             if self._pid != os.getpid():
                 self._start()
-            self._runs[_key(run.lease)] = (run, lease_seconds)
-        self._wake.set()
+            self._beats[_key(run.lease)] = beat
+            if beat.due < self._sleeps_until:
+                self._wake.set()
 
     def runs(self) -> list[Run]:
         """The runs that this process is advancing now."""
         with self._lock:
-            return [run for run, _ in self._runs.values()] if self._pid == os.getpid() else []
+            beats = self._beats.values() if self._pid == os.getpid() else ()
+            return [beat.run for beat in beats]
 
     def leave(self, lease: Lease) -> None:
         """Stop extending a lease."""
         with self._lock:
-            self._runs.pop(_key(lease), None)
+            self._beats.pop(_key(lease), None)
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._runs = {}
+        self._beats = {}
         self._wake = threading.Event()
-        threading.Thread(target=self._beat, name="crewai-prod-heart", daemon=True).start()
+        self._sleeps_until = 0.0
+        threading.Thread(target=self._live, name="crewai-prod-heart", daemon=True).start()
+
+    def _live(self) -> None:
+        while True:
+            self._beat()
+            self._wake.wait(self._pause())
 
     def _beat(self) -> None:
-        while True:
-            with self._lock:
-                runs = list(self._runs.values())
-            if not runs:
-                self._wake.wait()
-                self._wake.clear()
-                continue
-            for journal, group in _by_journal(runs).items():
-                _extend(journal, group)
+        """Extend what is due; in a frame of its own, so that a sleeping heart holds no run."""
+        for journal, runs in self._due().items():
+            _extend(journal, runs)
+
+    def _due(self) -> dict[Journal, list[tuple[Run, float]]]:
+        """Runs by journal, for each journal that one is due of: one commit serves them all."""
+        now = time.monotonic()
+        with self._lock:
+            journals = {beat.run.journal for beat in self._beats.values() if beat.due <= now}
+            due: dict[Journal, list[tuple[Run, float]]] = {journal: [] for journal in journals}
+            for beat in self._beats.values():
+                if beat.run.journal in due:
+                    due[beat.run.journal].append((beat.run, beat.seconds))
+                    beat.put_off(now)
+        return due
+
+    def _pause(self) -> float | None:
+        """Seconds until the next run is due; None if there is no run."""
+        with self._lock:
             self._wake.clear()
-            self._wake.wait(min(seconds for _, seconds in runs) / _BEATS_PER_LEASE)
+            if not self._beats:
+                self._sleeps_until = math.inf
+                return None
+            self._sleeps_until = min(beat.due for beat in self._beats.values())
+            return max(0.0, self._sleeps_until - time.monotonic())
 
 
 def _key(lease: Lease) -> tuple[str, int]:
     return lease.owner.id, lease.epoch
-
-
-def _by_journal(runs: list[tuple[Run, float]]) -> dict[Journal, list[tuple[Run, float]]]:
-    grouped: dict[Journal, list[tuple[Run, float]]] = defaultdict(list)
-    for run, seconds in runs:
-        grouped[run.journal].append((run, seconds))
-    return grouped
 
 
 def _extend(journal: Journal, group: list[tuple[Run, float]]) -> None:

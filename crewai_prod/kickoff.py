@@ -6,7 +6,8 @@ of crewai.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,12 @@ from crewai_prod.replay import TaskDefinition, plan_tasks
 from crewai_prod.run import Run, current_scope, status_of
 from crewai_prod.session import RunRequest, open_session
 from crewai_prod.steps import Scope
+from crewai_prod.threads import in_thread
 
 _LANDING_SECONDS = 60.0
 """How long the end of a failed run waits for calls of other tasks that are being paid for."""
+_LANDING_SECONDS_CANCELLED = 5.0
+"""The same for a run that is cancelled: a tool's body on a thread cannot be, and may be acting."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,10 +96,31 @@ class Kickoff:
         else:
             facts = describe(seen)
             seen.add_note(f"crewai-prod: resume with run_id={self.run.run_id!r}")
-        self.run.land(_LANDING_SECONDS if isinstance(error, Exception) else 0.0)
+        self.run.land(_landing_seconds(error))
         with suppress(JournalError):  # what cannot be recorded stays `running`, without an owner
             self.run.end(status_of(seen), error=orjson.dumps(facts).decode())
         return seen
+
+
+def _landing_seconds(error: BaseException) -> float:
+    if isinstance(error, asyncio.CancelledError):
+        return _LANDING_SECONDS_CANCELLED
+    return _LANDING_SECONDS if isinstance(error, Exception) else 0.0
+
+
+async def whatever_happens(
+    ended: Callable[..., BaseException], target: Any, failure: BaseException
+) -> BaseException:
+    """`ended(target, failure)` on a thread, or here if the loop itself is going down.
+
+    Args:
+        ended: Records what ended a kickoff; returns what its caller is to see.
+        target: What was kicked off.
+        failure: What ended it.
+    """
+    if isinstance(failure, (Exception, asyncio.CancelledError)):
+        return await in_thread(ended, target, failure)
+    return ended(target, failure)
 
 
 def attach_finished(

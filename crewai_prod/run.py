@@ -166,6 +166,11 @@ class Run:
         return self._lease
 
     @property
+    def opened(self) -> bool:
+        """Whether this process has been given the right to write."""
+        return self._lease is not None
+
+    @property
     def run_id(self) -> str:
         """The name the caller gave the run."""
         return self._run_id or self.lease.run_id

@@ -26,6 +26,7 @@ from crewai_prod.records import StepKind, StepRecord, StepStatus
 from crewai_prod.run import Run, current_scope, in_body
 from crewai_prod.steps import Scope
 from crewai_prod.stored import UNFAITHFUL, Kinds, kinds_seen_by, pack, unpack
+from crewai_prod.threads import in_thread
 from crewai_prod.tooling import ToolOptions
 from crewai_prod.walk import Ticket
 
@@ -114,7 +115,7 @@ class StepDefinition:
 
     async def acall(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """As `call`, for a coroutine function; commits are made on worker threads."""
-        begun = await asyncio.to_thread(self._begin, args, kwargs)
+        begun = await in_thread(self._begin, args, kwargs)
         if begun is None:
             return await self.function(*args, **kwargs)
         if begun.settled:
@@ -124,9 +125,9 @@ class StepDefinition:
                 with in_body(begun.run, begun.ticket):
                     result = await self.function(*args, **kwargs)
             except Exception as error:
-                await asyncio.to_thread(begun.failed, error)
+                await in_thread(begun.failed, error)
                 raise
-            return await asyncio.to_thread(begun.finish, result)
+            return await in_thread(begun.finish, result)
 
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> StepCall | None:
         place = place_around()
@@ -226,7 +227,7 @@ class OpenRun:
         self._end(error)
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._open)
+        await in_thread(self._open)
         return self._begin()
 
     async def __aexit__(
@@ -236,9 +237,9 @@ class OpenRun:
         trace: TracebackType | None,
     ) -> None:
         current_scope.reset(self._token)
-        if error is None or isinstance(error, Exception):
-            await asyncio.to_thread(self._end, error)
-        else:  # cancelled: nothing may be awaited any more
+        if error is None or isinstance(error, (Exception, asyncio.CancelledError)):
+            await in_thread(self._end, error)
+        else:  # the loop itself is going down: nothing may be awaited any more
             self._end(error)
 
     def _begin(self) -> Self:

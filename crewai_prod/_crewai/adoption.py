@@ -31,6 +31,7 @@ from crewai.utilities.planning_handler import CrewPlanner
 from crewai_prod import codec
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew import nested_scope
+from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.takeover import original_of, put, seam_of
 from crewai_prod.kickoff import place_around
 from crewai_prod.run import Run
@@ -61,7 +62,7 @@ def _crew_begins(crew: Any, event: Any) -> None:
     if place is None or seam_of(crew) is not None:
         return
     run, around = place
-    with _lock:
+    with undisturbed():
         before = {name: _originals(crew.__dict__.get(name)) for name in _PARTS}
         put(crew, **before)
         scope = nested_scope(run, around, crew, event.inputs)
@@ -72,7 +73,7 @@ def _crew_begins(crew: Any, event: Any) -> None:
 
 def _crew_ends(crew: Any, event: Any) -> None:
     """Give back, unless the crew has been kicked off again meanwhile: events come late."""
-    with _lock:
+    with undisturbed():
         before, agents = crew.__dict__.get(_BEFORE, (None, None))
         if before is not None and crew.agents is agents:
             del crew.__dict__[_BEFORE]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,10 +16,11 @@ from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.build import Workshop, give_back_agent
 from crewai_prod._crewai.definition import define_agent
 from crewai_prod._crewai.llm import read_metrics
+from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, seam_of, take_over
 from crewai_prod.errors import UsageError
-from crewai_prod.kickoff import Kickoff, place_around, with_cause
+from crewai_prod.kickoff import Kickoff, place_around, whatever_happens, with_cause
 from crewai_prod.options import Options
 from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.records import Usage
@@ -28,6 +28,7 @@ from crewai_prod.replay import Verdict
 from crewai_prod.run import Run, recorded_usage
 from crewai_prod.session import inputs_digest
 from crewai_prod.steps import Scope, digest
+from crewai_prod.threads import in_thread
 
 _THE_TASK = 0
 """An agent's run has one task: what it was asked."""
@@ -39,7 +40,6 @@ class FacadeSeam:
 
     options: Options
     original: Agent
-    lock: threading.Lock = field(default_factory=threading.Lock)
     last_run: str | None = None
 
 
@@ -79,7 +79,7 @@ class HardenedAgent(Seamed):
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
         asked = _Asked(run_id, on_change, unknown, messages, args, kwargs)
-        work = await asyncio.to_thread(_AgentWork.of, self, asked)
+        work = await in_thread(_AgentWork.of, self, asked)
         return await work.run_async()
 
     async def akickoff(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
@@ -142,6 +142,7 @@ class _AgentWork:
     scope: Scope
     kickoff: Kickoff | None
     """None: the kickoff belongs to the run around it."""
+    run_id: str | None = None
 
     @classmethod
     def of(cls, facade: Any, asked: _Asked) -> _AgentWork:
@@ -157,23 +158,24 @@ class _AgentWork:
             kickoff = Kickoff(
                 run=run, options=options, kind="agent", name=facade.role, run_id=asked.run_id
             )
-        workshop = Workshop(run, seam.options.tools, scope)
+        with undisturbed():
+            agent = Workshop(run, seam.options.tools, scope).agent(facade)
         return cls(
             facade=facade,
             seam=seam,
             asked=asked,
-            agent=workshop.agent(facade),
+            agent=agent,
             run=run,
             scope=scope,
             kickoff=kickoff,
         )
 
     def run_sync(self) -> Any:
-        stored = self._open()
-        if stored is not None:
-            return stored
         failure: BaseException
         try:
+            stored = self._open()
+            if stored is not None:
+                return stored
             with in_scope(self.run, self._scope()):
                 result = self.agent.kickoff(
                     self.asked.messages, *self.asked.args, **self.asked.kwargs
@@ -182,26 +184,22 @@ class _AgentWork:
             failure = unwrapped(error)
         else:
             return self._finish(result)
-        raise with_cause(self._fail(failure), failure)
+        raise with_cause(self._ended(failure), failure)
 
     async def run_async(self) -> Any:
-        stored = await asyncio.to_thread(self._open)
-        if stored is not None:
-            return stored
         failure: BaseException
         try:
+            stored = await in_thread(self._open)
+            if stored is not None:
+                return stored
             with in_scope(self.run, self._scope()):
                 work: Callable[..., Awaitable[Any]] = self.agent.kickoff_async
                 result = await work(self.asked.messages, *self.asked.args, **self.asked.kwargs)
         except BaseException as error:  # noqa: BLE001 - as in `run_sync`
             failure = unwrapped(error)
         else:
-            return await asyncio.to_thread(self._finish, result)
-        if isinstance(failure, Exception):
-            seen = await asyncio.to_thread(self._fail, failure)
-        else:  # cancelled: nothing may be awaited any more
-            seen = self._fail(failure)
-        raise with_cause(seen, failure)
+            return await in_thread(self._finish, result)
+        raise with_cause(await whatever_happens(_AgentWork._ended, self, failure), failure)
 
     def _scope(self) -> Scope:
         place = self.scope if self.kickoff is None else self.run.scope_of_task(_THE_TASK)
@@ -214,10 +212,11 @@ class _AgentWork:
             return None
         definition = define_agent(self.facade, inputs_digest(self.asked.inputs), self._output_class)
         opened = self.kickoff.open(self.asked.inputs, [definition])
-        self.seam.last_run = opened.run.run_id
+        self.run_id = opened.run.run_id
         if opened.lease is None:
             journal, run_id = self.run.journal, opened.run.run_id
             usage = recorded_usage(journal.steps(run_id), journal.attempts(run_id))
+            self.seam.last_run = run_id
             return decode_agent_output(opened.run.result or "{}", self._output_class, usage)
         if self.run.plans[_THE_TASK].verdict is Verdict.KEEP:
             record = self.run.keep_task(_THE_TASK)
@@ -232,6 +231,7 @@ class _AgentWork:
     def _finish_stored(self, output: str) -> Any:
         assert self.kickoff is not None
         self.kickoff.complete(output)
+        self._show()
         return decode_agent_output(output, self._output_class, self.run.usage)
 
     def _finish(self, result: LiteAgentOutput) -> LiteAgentOutput:
@@ -249,6 +249,9 @@ class _AgentWork:
         self.kickoff.complete(output)
         return result
 
+    def _ended(self, error: BaseException) -> BaseException:
+        return self._fail(error) if self.run.opened else error
+
     def _fail(self, error: BaseException) -> BaseException:
         self._show()
         if self.kickoff is None:
@@ -261,7 +264,8 @@ class _AgentWork:
         return self.kickoff.fail(error)
 
     def _show(self) -> None:
-        with self.seam.lock:
+        with undisturbed():
+            self.seam.last_run = self.run_id or self.seam.last_run
             for held in (self.facade, self.seam.original):
                 give_back_agent(self.agent, held)
 

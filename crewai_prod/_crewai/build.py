@@ -195,7 +195,10 @@ def give_back_agent(taken: Any, held: Any) -> None:
 
 
 def give_back_crew(taken: Any, held: Crew) -> None:
-    """Let the crew a user holds show what the run left, as after a bare kickoff."""
+    """Let the crew a user holds show what the run left, as after a bare kickoff.
+
+    To be called `undisturbed`.
+    """
     give_back(taken, held, keep=_KEPT_OF_CREW)
     for agent, original in zip(taken.agents, held.agents, strict=False):
         give_back_agent(agent, original)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +16,7 @@ from crewai_prod._crewai.batch import BatchKickoffs
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew_run import CrewSeam, NestedCrewSeam, RunCrew
 from crewai_prod._crewai.definition import define
+from crewai_prod._crewai.side_by_side import AtWork, undisturbed
 from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
 from crewai_prod.errors import UsageError
 from crewai_prod.kickoff import Kickoff, place_around
@@ -25,6 +25,7 @@ from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.run import Run
 from crewai_prod.session import inputs_digest
 from crewai_prod.steps import Scope, digest
+from crewai_prod.threads import in_thread
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class FacadeSeam:
         build: Makes a fresh crew for each run; None to copy the hardened crew itself.
         held: The crew objects a user may hold besides the hardened one.
         built_with: The crew's fields as `build` left them, to tell what the user has set since.
+        at_work: The kickoffs on this object that have not ended.
         one_of_many: Whether this crew is there for one item of a batch: the objects the user holds
             do not show its run.
     """
@@ -43,8 +45,7 @@ class FacadeSeam:
     build: Callable[[], Crew] | None = None
     held: tuple[Crew, ...] = ()
     built_with: dict[str, Any] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    running: int = 0
+    at_work: AtWork = field(default_factory=AtWork)
     last_run: str | None = None
     one_of_many: bool = False
 
@@ -56,25 +57,17 @@ class _Shop:
     facade: Any
     seam: FacadeSeam
 
-    @property
-    def last_run(self) -> str | None:
-        return self.seam.last_run
+    def shut(self, kickoff: NestedCrewSeam) -> None:
+        self.seam.at_work.end(kickoff)
 
-    @last_run.setter
-    def last_run(self, run_id: str | None) -> None:
-        self.seam.last_run = run_id
-
-    def refused(self) -> None:
-        with self.seam.lock:
-            self.seam.running -= 1
-
-    def show(self, crew: Any, manager: Any) -> None:
-        with self.seam.lock:
-            self.seam.running -= 1
+    def show(self, crew: Any, kickoff: NestedCrewSeam, run_id: str | None) -> None:
+        with undisturbed():
+            self.seam.at_work.end(kickoff)
+            self.seam.last_run = run_id or self.seam.last_run
             if self.seam.one_of_many:
                 put(self.facade, usage_metrics=crew.usage_metrics)
                 return
-            crew_run.show(crew, manager, (self.facade, *self.seam.held))
+            crew_run.show(crew, kickoff.manager, (self.facade, *self.seam.held))
 
     def show_memory(self, memory: Any) -> None:
         crew_run.show_memory(memory, (self.facade, *self.seam.held))
@@ -126,7 +119,7 @@ class HardenedCrew(BatchKickoffs, Seamed):
     ) -> Any:
         """`kickoff` on a worker thread."""
         asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
-        working = await asyncio.to_thread(_working, self, asked)
+        working = await in_thread(_working, self, asked)
         return await working.kickoff_async(inputs, *args, **kwargs)
 
     async def akickoff(
@@ -140,7 +133,7 @@ class HardenedCrew(BatchKickoffs, Seamed):
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
         asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
-        working = await asyncio.to_thread(_working, self, asked)
+        working = await in_thread(_working, self, asked)
         return await working.akickoff(inputs, *args, **kwargs)
 
     def copy(self) -> Any:
@@ -152,8 +145,7 @@ class HardenedCrew(BatchKickoffs, Seamed):
         seam = replace(
             seam_of(self),
             held=(),
-            lock=threading.Lock(),
-            running=0,
+            at_work=AtWork(),
             last_run=None,
             one_of_many=True,
         )
@@ -205,12 +197,11 @@ def _working(facade: Any, asked: _Asked) -> Any:
         working = _within(around[0], around[1], source, _Shop(facade, seam), asked)
     else:
         working = _alone(source, _Shop(facade, seam), asked)
-    crew = take_over(source, RunCrew, working)
-    with seam.lock:
-        seam.running += 1
-        alone = seam.running == 1 and not seam.one_of_many
-    shown = facade.tasks if alone and len(facade.tasks) == len(crew.tasks) else None
-    working.workshop.fill(crew, shown)
+    with undisturbed():
+        alone = seam.at_work.begin(working) and not seam.one_of_many
+        crew = take_over(source, RunCrew, working)
+        shown = facade.tasks if alone and len(facade.tasks) == len(crew.tasks) else None
+        working.workshop.fill(crew, shown)
     if not alone:
         # CrewAI keeps input files and streams by these ids: runs side by side need their own.
         for one in (crew, *crew.tasks):
@@ -252,12 +243,21 @@ def _source(facade: Any, seam: FacadeSeam) -> Any:
         return facade
     crew: Any = seam.build()
     for name, value in facade.__dict__.items():
-        untouched = name not in seam.built_with or _snapshot(value) == seam.built_with[name]
+        untouched = name not in seam.built_with or _is_same(value, seam.built_with[name])
         if not untouched and name not in ("agents", "tasks", "id", *CREW_LLMS):
             put(crew, **{name: value})
     return crew
 
 
 def _snapshot(value: Any) -> Any:
-    """A value to compare with later; a list by its items: callbacks are appended to it."""
-    return [id(item) for item in value] if isinstance(value, list) else id(value)
+    """A value to compare with later; a list by its items: callbacks are appended to it.
+
+    Kept itself, not its `id`: that is given to another object once this one is gone.
+    """
+    return list(value) if isinstance(value, list) else value
+
+
+def _is_same(value: Any, before: Any) -> bool:
+    if not isinstance(value, list) or not isinstance(before, list):
+        return value is before
+    return len(value) == len(before) and all(map(operator.is_, value, before))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,24 +16,23 @@ from crewai_prod._crewai.llm import read_metrics
 from crewai_prod._crewai.outputs import decode_kickoff, decode_output, encode_kickoff
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, put, put_private, seam_of
-from crewai_prod.kickoff import Kickoff, with_cause
+from crewai_prod.kickoff import Kickoff, whatever_happens, with_cause
 from crewai_prod.records import Opened, Usage
 from crewai_prod.run import Run, recorded_usage
 from crewai_prod.session import inputs_digest
 from crewai_prod.steps import Scope
+from crewai_prod.threads import in_thread
 
 
 class Shop(Protocol):
     """Who holds the crew objects that show what a run leaves."""
 
-    last_run: str | None
-
-    def refused(self) -> None:
-        """The kickoff has not begun: there is nothing to show."""
+    def shut(self, kickoff: NestedCrewSeam) -> None:
+        """A kickoff has not begun: there is nothing to show."""
         ...
 
-    def show(self, crew: Any, manager: Any) -> None:
-        """Let the user's objects show what the run left on its copy."""
+    def show(self, crew: Any, kickoff: NestedCrewSeam, run_id: str | None) -> None:
+        """A kickoff has ended: let the user's objects show what it left on its copy."""
         ...
 
     def show_memory(self, memory: Any) -> None:
@@ -42,7 +40,7 @@ class Shop(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class NestedCrewSeam:
     """A kickoff within a run: its steps belong to that run, and so does its bill.
 
@@ -67,18 +65,6 @@ class NestedCrewSeam:
         """What this kickoff has cost."""
         return self.run.usage_within(self.scope)
 
-    def begin(self, crew: Any, inputs: Any, files: Any) -> Any:
-        """The stored result if there is nothing to do, else None.
-
-        Raises:
-            CrewProdError: The kickoff is refused.
-        """
-        try:
-            return self.open(crew, inputs, files)
-        except BaseException:
-            self.shop.refused()
-            raise
-
     def open(self, crew: Any, inputs: Any, files: Any) -> Any:
         """Nothing is to be opened; the run around it must still be going on."""
         self.run.check()
@@ -86,24 +72,36 @@ class NestedCrewSeam:
 
     def finished(self, crew: Any, result: Any) -> Any:
         """Hand the result over, unless the run was stopped."""
-        self.shop.show(crew, self.manager)
+        self.show(crew)
         self.run.check()
         return result
+
+    def ended(self, crew: Any, error: BaseException) -> BaseException:
+        """What the caller of a kickoff that did not return is to see."""
+        if self.run.opened:
+            return self.failed(crew, error)
+        self.shop.shut(self)
+        return error
+
+    def show(self, crew: Any) -> None:
+        """Let the user's objects show what the kickoff left."""
+        self.shop.show(crew, self, None)
 
     def failed(self, crew: Any, error: BaseException) -> BaseException:
         """What the code around is to see: the run's refusal if it was stopped, else the failure."""
         crew.calculate_usage_metrics()
-        self.shop.show(crew, self.manager)
+        self.show(crew)
         if self.run.stopped is not None and isinstance(error, Exception):
             return self.run.stopped
         return error
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class CrewSeam(NestedCrewSeam):
     """A kickoff that is a run of its own."""
 
     kickoff: Kickoff
+    run_id: str | None = None
 
     @property
     def usage(self) -> Usage:
@@ -114,7 +112,7 @@ class CrewSeam(NestedCrewSeam):
         """Open the run; returns the stored result of a finished one, else None."""
         given = {**(inputs or {}), "input_files": files} if files else inputs
         opened = self.kickoff.open(given, define(crew, inputs_digest(given)))
-        self.shop.last_run = opened.run.run_id
+        self.run_id = opened.run.run_id
         return self._stored(crew, opened) if opened.lease is None else None
 
     def finished(self, crew: Any, result: Any) -> Any:
@@ -122,15 +120,19 @@ class CrewSeam(NestedCrewSeam):
         if self.run.stopped is not None:
             raise self.failed(crew, self.run.stopped)
         self.kickoff.complete(encode_kickoff(result, self.made))
-        self.shop.show(crew, self.manager)
+        self.show(crew)
         return result
 
     def failed(self, crew: Any, error: BaseException) -> BaseException:
         """Record how the run ended; returns what the caller of `kickoff` is to see."""
         seen = self.kickoff.fail(error, [t.output for t in crew.tasks if t.output is not None])
         crew.calculate_usage_metrics()
-        self.shop.show(crew, self.manager)
+        self.show(crew)
         return seen
+
+    def show(self, crew: Any) -> None:
+        """Let the user's objects show what the run left, and its id."""
+        self.shop.show(crew, self, self.run_id)
 
     def _stored(self, crew: Any, opened: Opened) -> Any:
         journal, run_id = self.run.journal, opened.run.run_id
@@ -147,7 +149,7 @@ class CrewSeam(NestedCrewSeam):
         usage = recorded_usage(journal.steps(run_id), journal.attempts(run_id))
         put(crew, usage_metrics=read_metrics(usage), token_usage=read_metrics(usage))
         result = _result(crew, opened, talks, usage)
-        self.shop.show(crew, self.manager)
+        self.show(crew)
         return result
 
 
@@ -175,40 +177,36 @@ class RunCrew(Seamed):
         if self.stream:  # type: ignore[attr-defined]
             return super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         seam: NestedCrewSeam = seam_of(self)
-        stored = seam.begin(self, inputs, given_files(args, kwargs))
-        if stored is not None:
-            return stored
         failure: BaseException
         try:
+            stored = seam.open(self, inputs, given_files(args, kwargs))
+            if stored is not None:
+                return stored
             with in_scope(seam.run, seam.scope):
                 result = super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
             failure = unwrapped(error)
         else:
             return seam.finished(self, result)
-        raise with_cause(seam.failed(self, failure), failure)
+        raise with_cause(seam.ended(self, failure), failure)
 
     async def akickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`Crew.akickoff` within the run."""
         if self.stream:  # type: ignore[attr-defined]
             return await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         seam: NestedCrewSeam = seam_of(self)
-        stored = await asyncio.to_thread(seam.begin, self, inputs, given_files(args, kwargs))
-        if stored is not None:
-            return stored
         failure: BaseException
         try:
+            stored = await in_thread(seam.open, self, inputs, given_files(args, kwargs))
+            if stored is not None:
+                return stored
             with in_scope(seam.run, seam.scope):
                 result = await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - as in `kickoff`
             failure = unwrapped(error)
         else:
-            return await asyncio.to_thread(seam.finished, self, result)
-        if isinstance(failure, Exception):
-            seen = await asyncio.to_thread(seam.failed, self, failure)
-        else:  # cancelled: nothing may be awaited any more
-            seen = seam.failed(self, failure)
-        raise with_cause(seen, failure)
+            return await in_thread(seam.finished, self, result)
+        raise with_cause(await whatever_happens(seam.ended, self, failure), failure)
 
     def calculate_usage_metrics(self) -> Any:
         """The true total, all sessions together."""

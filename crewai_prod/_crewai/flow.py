@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from crewai_prod import codec
 from crewai_prod._crewai.build import Workshop
 from crewai_prod._crewai.definition import define_flow
 from crewai_prod._crewai.flow_run import FlowSeam, RunFlow
+from crewai_prod._crewai.side_by_side import AtWork, undisturbed
 from crewai_prod._crewai.takeover import Seamed, give_back, put, put_private, seam_of, take_over
 from crewai_prod.errors import UsageError
 from crewai_prod.kickoff import Kickoff, place_around
@@ -23,6 +23,7 @@ from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.run import Run
 from crewai_prod.session import inputs_digest
 from crewai_prod.steps import digest
+from crewai_prod.threads import in_thread
 
 _KEPT = frozenset(
     {
@@ -48,8 +49,7 @@ class FacadeSeam:
 
     options: Options
     original: Any
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    running: int = 0
+    at_work: AtWork = field(default_factory=AtWork)
     began_with: Any = None
     last_run: str | None = None
 
@@ -61,17 +61,13 @@ class _Holder:
     facade: Any
     seam: FacadeSeam
 
-    @property
-    def last_run(self) -> str | None:
-        return self.seam.last_run
+    def shut(self, kickoff: FlowSeam) -> None:
+        self.seam.at_work.end(kickoff)
 
-    @last_run.setter
-    def last_run(self, run_id: str | None) -> None:
-        self.seam.last_run = run_id
-
-    def show(self, flow: Any) -> None:
-        with self.seam.lock:
-            self.seam.running -= 1
+    def show(self, flow: Any, kickoff: FlowSeam) -> None:
+        with undisturbed():
+            self.seam.at_work.end(kickoff)
+            self.seam.last_run = kickoff.run_id or self.seam.last_run
             held = {name for name, value in flow.__dict__.items() if seam_of(value) is not None}
             for shown in (self.facade, self.seam.original):
                 give_back(flow, shown, keep=_KEPT | held)
@@ -110,7 +106,7 @@ class HardenedFlow(Seamed):
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
         asked = _Asked(run_id, on_change, unknown, inputs)
-        working = await asyncio.to_thread(_working, self, asked)
+        working = await in_thread(_working, self, asked)
         return await working.kickoff_async(inputs, *args, **kwargs)
 
     async def akickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -132,7 +128,7 @@ class HardenedFlow(Seamed):
 
     async def resume_async(self, feedback: str = "", *, run_id: str | None = None) -> Any:
         """`resume` on the event loop."""
-        working, inputs = await asyncio.to_thread(self._answered, feedback, run_id)
+        working, inputs = await in_thread(self._answered, feedback, run_id)
         return await working.kickoff_async(inputs)
 
     def _answered(self, feedback: str, run_id: str | None) -> tuple[Any, Any]:
@@ -185,18 +181,15 @@ def _working(facade: Any, asked: _Asked) -> Any:
     """The copy of a hardened flow for one kickoff, not opened yet."""
     seam: FacadeSeam = seam_of(facade)
     working = _seam(facade, seam, asked)
-    flow: Any = take_over(facade, RunFlow, working)
-    with seam.lock:
-        seam.running += 1
-        if seam.running == 1:
+    with undisturbed():
+        if seam.at_work.begin(working):
             seam.began_with = facade._state
-            facade_state = flow._copy_state()
-        else:
-            put_private(flow, _state=seam.began_with)
-            facade_state = flow._copy_state()
+        flow: Any = take_over(facade, RunFlow, working)
+        put_private(flow, _state=seam.began_with)
+        state = flow._copy_state()
     put_private(
         flow,
-        _state=facade_state,
+        _state=state,
         _methods={},
         _method_outputs=[],
         _completed_methods=set(),

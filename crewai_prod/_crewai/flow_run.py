@@ -26,12 +26,13 @@ from crewai_prod._crewai.llm import read_metrics, scope_of
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, put_private, seam_of
 from crewai_prod.errors import RunPaused
-from crewai_prod.kickoff import Kickoff, attach_finished, with_cause
+from crewai_prod.kickoff import Kickoff, attach_finished, whatever_happens, with_cause
 from crewai_prod.records import Usage
 from crewai_prod.run import Run
 from crewai_prod.session import inputs_digest
 from crewai_prod.steps import Scope
 from crewai_prod.stored import UNFAITHFUL, pack, unpack
+from crewai_prod.threads import in_thread
 
 _THE_FLOW = 0
 """A flow's run has one task: the flow."""
@@ -40,14 +41,16 @@ _THE_FLOW = 0
 class Holder(Protocol):
     """Who holds the flow objects that show what a run leaves."""
 
-    last_run: str | None
+    def shut(self, kickoff: FlowSeam) -> None:
+        """A kickoff has not begun: there is nothing to show."""
+        ...
 
-    def show(self, flow: Any) -> None:
-        """Let the user's objects show what the run left on its copy."""
+    def show(self, flow: Any, kickoff: FlowSeam) -> None:
+        """A kickoff has ended: let the user's objects show what it left on its copy."""
         ...
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class FlowSeam:
     """One kickoff of a hardened flow.
 
@@ -58,6 +61,7 @@ class FlowSeam:
         nested: The scope of a kickoff that belongs to the run around it.
         kickoff: Otherwise what opens and ends the run.
         feedback: What a person has answered to the question the run waits for.
+        run_id: The run's, once it is opened.
         ready: Set once the run's initial state has been restored or recorded.
     """
 
@@ -67,6 +71,7 @@ class FlowSeam:
     nested: Scope | None = None
     kickoff: Kickoff | None = None
     feedback: str | None = None
+    run_id: str | None = None
     ready: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -87,7 +92,7 @@ class FlowSeam:
             return None
         definitions = [define_flow(flow, inputs_digest(inputs))]
         opened = self.kickoff.open(inputs, definitions)
-        self.holder.last_run = opened.run.run_id
+        self.run_id = opened.run.run_id
         if opened.lease is None:
             attach_finished(self.run, opened, self.kickoff.options, definitions)
             return opened.run.result or UNFAITHFUL
@@ -112,6 +117,13 @@ class FlowSeam:
         self.show(flow)
         return result
 
+    def ended(self, flow: Any, error: BaseException) -> BaseException:
+        """What the caller of a kickoff that did not return is to see."""
+        if self.run.opened or self.run.replay_only is not None:
+            return self.failed(flow, error)
+        self.holder.shut(self)
+        return error
+
     def failed(self, flow: Any, error: BaseException) -> BaseException:
         """Record how it ended; returns what the caller is to see."""
         self.show(flow)
@@ -127,7 +139,7 @@ class FlowSeam:
     def show(self, flow: Any) -> None:
         """Let the user's flow show what the run left, its usage included."""
         put_private(flow, _aggregated_usage_metrics=read_metrics(self.usage))
-        self.holder.show(flow)
+        self.holder.show(flow, self)
 
 
 class RunFlow(Seamed):
@@ -138,31 +150,27 @@ class RunFlow(Seamed):
         if self.stream:  # type: ignore[attr-defined]
             return await super().kickoff_async(inputs, *args, **kwargs)  # type: ignore[misc]
         seam: FlowSeam = seam_of(self)
-        stored = await asyncio.to_thread(seam.open, self, inputs)
-        if stored is not None and stored != UNFAITHFUL:
-            return await asyncio.to_thread(_handed_back, self, seam, stored)
         failure: BaseException
         try:
+            stored = await in_thread(seam.open, self, inputs)
+            if stored is not None and stored != UNFAITHFUL:
+                return await in_thread(_handed_back, self, seam, stored)
             with in_scope(seam.run, seam.scope):
                 result = await super().kickoff_async(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
             failure = unwrapped(error)
         else:
-            return await asyncio.to_thread(seam.finished, self, result)
-        if isinstance(failure, Exception):
-            seen = await asyncio.to_thread(seam.failed, self, failure)
-        else:  # cancelled: nothing may be awaited any more
-            seen = seam.failed(self, failure)
-        raise with_cause(seen, failure)
+            return await in_thread(seam.finished, self, result)
+        raise with_cause(await whatever_happens(seam.ended, self, failure), failure)
 
     async def _execute_method(self, method_name: Any, method: Any, *args: Any, **kw: Any) -> Any:
         seam: FlowSeam = seam_of(self)
         async with seam.lock:
             if not seam.ready:
-                await asyncio.to_thread(begin_state, seam.run, seam.scope, self)
+                await in_thread(begin_state, seam.run, seam.scope, self)
                 seam.ready = True
         begin = MethodStep.begin
-        step = await asyncio.to_thread(begin, seam.run, seam.scope, self, str(method_name), method)
+        step = await in_thread(begin, seam.run, seam.scope, self, str(method_name), method)
         run = super()._execute_method  # type: ignore[misc]
         return await run(method_name, step.callable(), *args, **kw)
 

@@ -8,7 +8,6 @@ is answered from the journal.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,6 +26,7 @@ from crewai_prod.records import StepKind, StepStatus
 from crewai_prod.run import Run, in_body
 from crewai_prod.steps import Scope
 from crewai_prod.stored import UNFAITHFUL, Kinds, kinds_of_model, kinds_seen_by, pack, unpack
+from crewai_prod.threads import in_thread
 from crewai_prod.tooling import ToolOptions
 from crewai_prod.walk import Ticket
 
@@ -157,9 +157,9 @@ class MethodStep:
                 with in_body(self.run, self.ticket):
                     result = await work()
             except Exception as error:
-                await asyncio.to_thread(self._failed, error)
+                await in_thread(self._failed, error)
                 raise
-            return await asyncio.to_thread(self._finish, result)
+            return await in_thread(self._finish, result)
 
     def _finish(self, result: Any) -> Any:
         """Commit what it returned and did; only then does the flow go on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,6 +28,7 @@ from crewai_prod.failures import billed_usage, describe, revive
 from crewai_prod.records import StepRecord, StepStatus, Usage
 from crewai_prod.run import Answer, Run, body_point, current_scope
 from crewai_prod.steps import Scope, lies_in
+from crewai_prod.threads import in_thread
 from crewai_prod.walk import Ticket
 
 _ARGUMENTS = (
@@ -184,10 +184,10 @@ class DurableLLM(MeteredLLM):
                 try:
                     answer = await super().acall(*args, **kwargs)  # type: ignore[misc]
                 except Exception as error:
-                    await asyncio.to_thread(asked.failed, ticket, error, meter)
+                    await in_thread(asked.failed, ticket, error, meter)
                     raise
             body_point("model.after_call")
-            return await asyncio.to_thread(asked.finish, ticket, answer, meter)
+            return await in_thread(asked.finish, ticket, answer, meter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,7 +339,7 @@ def model_params(llm: Any, tools: Any, response_model: Any, response_format: Any
     params = {name: values[name] for name in _SAMPLING if values.get(name) is not None}
     stop = getattr(llm, "stop_sequences", None) or values.get("stop")
     if stop:
-        params["stop"] = list(stop)
+        params["stop"] = sorted(set(stop))  # CrewAI hands on a set, ordered anew in each process
     if tools:
         params["tools"] = tools
     for name, value in (("response_model", response_model), ("response_format", response_format)):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from collections.abc import Iterable
 from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary, ref
 
 T = TypeVar("T")
 
 _SLOT = "crewai_prod_seam"
 _ORIGINAL = "crewai_prod_original"
+_BEGAN = "crewai_prod_began"
+_CLASS = "__crewai_prod_class__"
 _STATE = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
-_classes: dict[tuple[type, type], type] = {}
-_originals: dict[type, type] = {}
+_KEPT_CLASSES = 64
+_classes: WeakKeyDictionary[type, dict[type, ref[type]]] = WeakKeyDictionary()
+_recent: deque[type] = deque(maxlen=_KEPT_CLASSES)
 _lock = threading.Lock()
+_MISSING: Any = object()
 
 
 class Seamed:
@@ -38,27 +45,32 @@ class Seamed:
 
 
 def seam_class(mixin: type, original: type) -> type:
-    """`class X(mixin, original)`, made once per pair and process.
+    """`class X(mixin, original)`, made once per pair.
+
+    Of the last few dozen none is made again; beyond that a class goes when its last object does,
+    as an original does that a function of the user's defines anew for each run.
 
     It keeps the original's name for everything that prints it; its qualified name is its own,
     because CrewAI registers tool classes by that name and must go on finding the original there. A
     class made here is never put in front of another one: what is taken over again starts from its
     original.
     """
-    original = _originals.get(original, original)
-    key = (mixin, original)
+    original = original.__dict__.get(_CLASS, original)
     with _lock:
-        made = _classes.get(key)
+        known = _classes.setdefault(original, {})
+        made = known[mixin]() if mixin in known else None
         if made is None:
             name = f"{mixin.__qualname__}[{original.__module__}.{original.__qualname__}]"
             namespace = {
                 "__module__": mixin.__module__,
                 "__qualname__": name,
                 "__doc__": original.__doc__,
-                "__slots__": (_SLOT, _ORIGINAL),
+                "__slots__": (_SLOT, _ORIGINAL, _BEGAN),
+                _CLASS: original,
             }
             made = type(original)(original.__name__, (mixin, original), namespace)
-            _classes[key], _originals[made] = made, original
+            known[mixin] = ref(made)
+            _recent.append(made)
     return made
 
 
@@ -81,22 +93,25 @@ def take_over(original: T, mixin: type, seam: Any, *, share: bool = False) -> T:
         value = getattr(original, name, None)
         copied = value if share or value is None else value.copy()
         object.__setattr__(taken, name, copied)
+    began = {} if share else {**state, **(getattr(original, "__pydantic_private__", None) or {})}
+    object.__setattr__(taken, _BEGAN, began)
     return cast(T, _linked(taken, seam, original_of(original)))
 
 
 def seam_of(taken: Any) -> Any:
     """The seam an object was taken over with, None for any other object."""
-    return getattr(taken, _SLOT, None) if type(taken) in _originals else None
+    return getattr(taken, _SLOT, None) if _CLASS in type(taken).__dict__ else None
 
 
 def original_of(taken: Any) -> Any:
     """The user's object behind a taken-over one; any other object itself."""
-    return getattr(taken, _ORIGINAL, taken) if type(taken) in _originals else taken
+    return getattr(taken, _ORIGINAL, taken) if _CLASS in type(taken).__dict__ else taken
 
 
 def put(taken: Any, **values: Any) -> None:
     """Set fields of a copy as they are: no validator runs, no deprecation warns."""
     taken.__dict__.update(values)
+    _set_by_run(taken, values)
 
 
 def put_private(taken: Any, **values: Any) -> None:
@@ -104,16 +119,36 @@ def put_private(taken: Any, **values: Any) -> None:
     private = taken.__pydantic_private__
     if private is not None:
         private.update({name: value for name, value in values.items() if name in private})
+        _set_by_run(taken, values)
 
 
 def give_back(taken: Any, original: Any, *, keep: frozenset[str]) -> None:
-    """Let the original show what the run left on its copy, except for the names in `keep`."""
-    for name, value in taken.__dict__.items():
-        if name not in keep:
-            original.__dict__[name] = value
+    """Let the original show what the run left on its copy, except for the names in `keep`.
+
+    What the run has not set stays as it is: the user may have set it meanwhile, and where the copy
+    is of a crew built anew, it is that crew's.
+    """
+    began = getattr(taken, _BEGAN, {})
+
+    def left(values: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in keep and began.get(name, _MISSING) is not value
+        }
+
+    original.__dict__.update(left(taken.__dict__))
     private, target = taken.__pydantic_private__, original.__pydantic_private__
     if private is not None and target is not None:
-        target.update({name: value for name, value in private.items() if name not in keep})
+        target.update(left(private))
+
+
+def _set_by_run(taken: Any, names: Iterable[str]) -> None:
+    """Note that the run has set these, whether or not to what they were."""
+    if _CLASS in type(taken).__dict__:
+        began = getattr(taken, _BEGAN, {})
+        for name in names:
+            began.pop(name, None)
 
 
 def _linked(taken: Any, seam: Any, original: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from crewai_prod.records import TaskRecord
 from crewai_prod.replay import Verdict
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
+from crewai_prod.threads import in_thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,11 @@ class NestedTaskSeam(TaskSeam):
             self.run.distrust_last_answer(self.scope)
 
 
-_NOT_SHOWN = frozenset({"id", "agent", "context", "tools", "description"})
+_NOT_SHOWN = frozenset(
+    {"id", "agent", "context", "tools", "description", "expected_output", "output_file"}
+)
+"""Links of the copy, and texts with this run's inputs in them: a run that starts meanwhile copies
+the task, and would take those texts for what they were before."""
 
 
 class RunTask(Seamed):
@@ -153,16 +157,16 @@ class RunTask(Seamed):
     async def _aexecute_core(self, agent: Any, context: Any, tools: Any) -> Any:
         seam: TaskSeam = seam_of(self)
         if seam.kept:
-            return await asyncio.to_thread(seam.stored, self)
+            return await in_thread(seam.stored, self)
         worker = agent or self.agent  # type: ignore[attr-defined]
-        await asyncio.to_thread(seam.begin, worker)
+        await in_thread(seam.begin, worker)
         with _at_work(self, seam):
             try:
                 output = await super()._aexecute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
-                await asyncio.to_thread(seam.fail, self, worker, error)
+                await in_thread(seam.fail, self, worker, error)
                 raise
-        await asyncio.to_thread(seam.finish, worker, output)
+        await in_thread(seam.finish, worker, output)
         return output
 
 

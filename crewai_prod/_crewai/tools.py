@@ -10,7 +10,6 @@ exception would make CrewAI run the tool again.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from crewai_prod.failures import describe
 from crewai_prod.records import StepRecord, StepStatus
 from crewai_prod.run import Run, in_body
 from crewai_prod.steps import Scope
+from crewai_prod.threads import in_thread
 from crewai_prod.tooling import ToolOptions
 from crewai_prod.walk import Ticket
 
@@ -89,7 +89,7 @@ class DurableTool(Seamed):
 
     async def _arun(self, *args: Any, **kwargs: Any) -> Any:
         seam: ToolSeam = seam_of(self)
-        call = await asyncio.to_thread(_ToolCall.begin, seam, args, kwargs)
+        call = await in_thread(_ToolCall.begin, seam, args, kwargs)
         if call.settled:
             return call.value
         return await call.finish_later(seam.original._arun(*args, **kwargs))
@@ -147,8 +147,8 @@ class _ToolCall:
                 with self.body():
                     result = await work
             except Exception as error:  # noqa: BLE001 - as in `_run`
-                return await asyncio.to_thread(self.failed, error)
-            return await asyncio.to_thread(self.finish, result)
+                return await in_thread(self.failed, error)
+            return await in_thread(self.finish, result)
 
     def finish(self, result: Any) -> Any:
         """Commit the result; only then does CrewAI see it."""

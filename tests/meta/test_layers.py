@@ -27,6 +27,7 @@ LAYERS = [
         "stepping",
         "batches",
         "progress",
+        "threads",
     },
     {"_crewai"},
     {"cli", "testing", "demo", "doctor", "crashtest", "__main__"},
