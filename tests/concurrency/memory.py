@@ -94,12 +94,9 @@ class Held:
         return cls(Counter(type(one).__qualname__ for one in gc.get_objects()), _resident())
 
     def since(self, before: Held, runs: int) -> dict[str, float]:
-        """Objects more than before, for each run, by class: one for almost every run at least.
-
-        Fewer are what caches of a bounded size still take up (those of `typing`, say).
-        """
+        """Objects more than before, for each run, by class."""
         more = self.objects - before.objects
-        return {name: count / runs for name, count in more.most_common() if count > 0.9 * runs}
+        return {name: count / runs for name, count in more.most_common()}
 
 
 def grown(one: Callable[[int], Any], runs: int, parts: int) -> Iterator[Held]:

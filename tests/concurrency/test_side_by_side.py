@@ -64,6 +64,41 @@ def test_run_that_starts_meanwhile_works_on_its_own_inputs(tmp_path: Path) -> No
     assert {path.name for path in Path().glob("*.txt")} == {"who-ann.txt", "who-bob.txt"}
 
 
+class Pausing(dict[str, Any]):
+    """Private attributes that take their time to be updated, and say when that begins."""
+
+    begun = threading.Event()
+    enough = threading.Event()
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Half of the object shows the run, half of it not yet."""
+        self.begun.set()
+        self.enough.wait(0.5)
+        super().update(*args, **kwargs)
+
+
+def test_run_that_starts_while_another_one_is_shown(tmp_path: Path) -> None:
+    """It does not take half of what the other run left for what the task was before."""
+    asked: list[set[str]] = []
+
+    def script(messages: Any, _: Any) -> str:
+        asked.append(set(re.findall(r"who-\w+", str(messages))))
+        if len(asked) > 1:
+            Pausing.enough.set()
+        return done()
+
+    bare = crew_of(script)
+    private = Pausing(bare.tasks[0].__pydantic_private__ or {})
+    object.__setattr__(bare.tasks[0], "__pydantic_private__", private)
+    crew = harden(bare, journal=tmp_path / "j.db", durability="process")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(crew.kickoff, inputs={"who": "who-ann"})
+        assert Pausing.begun.wait(PATIENCE)
+        crew.kickoff(inputs={"who": "who-bob"})
+        first.result(PATIENCE)
+    assert asked == [{"who-ann"}, {"who-bob"}]
+
+
 def test_runs_that_start_while_others_end(tmp_path: Path) -> None:
     """A crew that was never kicked off before, and threads that switch at any moment."""
     mixed: list[set[str]] = []
@@ -78,7 +113,7 @@ def test_runs_that_start_while_others_end(tmp_path: Path) -> None:
     sys.setswitchinterval(1e-5)
     try:
         with ThreadPoolExecutor(8) as pool:
-            for _ in range(3):
+            for _ in range(2):
                 crew = harden(crew_of(script), journal=tmp_path / "j.db", durability="process")
                 inputs = [{"who": f"who-{n}"} for n in range(10)]
                 list(pool.map(lambda one, crew=crew: crew.kickoff(inputs=one), inputs))
