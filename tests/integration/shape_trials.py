@@ -196,7 +196,7 @@ def run_failing(one: Shape, server: Server, folder: Path, path: str, mode: Mode)
         try:
             result = kick_off(one, scene, mode)
         except Exception as error:  # noqa: BLE001 - whatever CrewAI makes of the 401
-            assert _is_the_fault(error), error
+            assert _is_the_fault(error), error  # noqa: PT017
             assert len(server.requests) > before, "a session that asked nothing failed"
         else:
             return _done(scene, result)
