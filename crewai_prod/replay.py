@@ -15,7 +15,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
-from crewai_prod.steps import Scope, lies_in, related
+from crewai_prod.steps import Scope, lies_beside, lies_in, related
 
 OnChange = Literal["stop", "rerun", "keep"]
 
@@ -70,9 +70,14 @@ class History:
     def distrust(self, scope: str) -> None:
         """Have the last step of a scope tried anew if it is a model's answer.
 
-        CrewAI could do nothing with it: to hand it over again would fail the task again.
+        CrewAI could do nothing with it: to hand it over again would fail the task again. What was
+        asked beside the conversation (to remember the answer, say) did not fail it.
         """
-        within = [step for step in self._steps.values() if lies_in(step.scope, scope)]
+        within = [
+            step
+            for step in self._steps.values()
+            if lies_in(step.scope, scope) and not lies_beside(step.scope)
+        ]
         last = max(within, key=lambda step: step.seq, default=None)
         if last is not None and last.kind is StepKind.MODEL:
             self._steps[last.step_id] = replace(last, status=StepStatus.FAILED)
@@ -88,13 +93,17 @@ class History:
     def went_on(self, step: StepRecord) -> bool:
         """Whether the run did anything in or around the step's scope after it.
 
-        What happened in the step's own body happened before it failed.
+        What happened in the step's own body happened before it failed; what is done beside a
+        conversation may come before its next step as well as after it.
         """
         body = Scope(path=step.scope).inside(step.name, step.step_id).path
-        return any(
-            seq > step.seq and related(scope, step.scope) and not lies_in(scope, body)
-            for scope, seq in self._last_seq.items()
-        )
+
+        def tells(scope: str) -> bool:
+            if not related(scope, step.scope) or lies_in(scope, body):
+                return False
+            return not lies_beside(scope) or lies_in(step.scope, scope)
+
+        return any(seq > step.seq and tells(scope) for scope, seq in self._last_seq.items())
 
     def _put(self, step: StepRecord) -> None:
         if step.step_id not in self._steps and step.kind is StepKind.MODEL:

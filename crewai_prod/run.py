@@ -110,6 +110,7 @@ class Run:
         self.unknown: UnknownPolicy = "pause"
         self.degraded = False
         self.ended = False
+        self.resumed = False
         self.log: RunLog
         self.replay_only: ReplayOnly | None = None
         self._lease: Lease | None = None
@@ -138,7 +139,7 @@ class Run:
     ) -> None:
         """Take up the run where the journal says it stands."""
         self._lease, self._run_id = opened.lease, opened.run.run_id
-        self.log, self.unknown = log, unknown
+        self.log, self.unknown, self.resumed = log, unknown, not opened.created
         self.plans = {plan.definition.position: plan for plan in plans}
         self._walk = Walk(opened.steps, failed_sessions)
         for task in opened.tasks:

@@ -22,6 +22,8 @@ _CACHING = "cache_breakpoint"
 """CrewAI's mark on the messages it wants a provider to cache: no part of what they say."""
 _UNSAID = frozenset({"tool_call_id", _CACHING})
 _LEAVES = frozenset({str, int, float, bool, type(None)})
+_BESIDE = ":"
+"""No name brings it into a path: `path_part` quotes it."""
 
 
 def digest(*parts: bytes) -> str:
@@ -49,7 +51,8 @@ class Scope:
 
     Attributes:
         path: `run`, `tasks/0`, `tasks/0/Researcher`, `tasks/0/Manager/delegate~1f2e3d4c/Writer`,
-            `tasks/0/Clerk/ask_shop~1f2e3d4c/shop~5b6a7988/tasks/0/Cashier` (a crew within a tool).
+            `tasks/0/Clerk/ask_shop~1f2e3d4c/shop~5b6a7988/tasks/0/Cashier` (a crew within a tool),
+            `tasks/0/Researcher/:memory.recall~5a6b7c8d` (beside the conversation).
         task: Position of the task in the crew, None outside tasks.
         task_name: For errors and logs.
         agent: Role of the agent that is at work, for attribution.
@@ -83,6 +86,10 @@ class Scope:
         """The scope of what happens inside a tool's body."""
         return replace(self, path=f"{self.path}/{path_part(tool)}~{step[:8]}")
 
+    def beside(self, what: str, about: str) -> Scope:
+        """The scope of what happens beside the conversation here, `about` something (a digest)."""
+        return replace(self, path=f"{self.path}/{_BESIDE}{path_part(what)}~{about[:8]}")
+
 
 def task_scope(position: int, generation: int, name: str, *, follow: bool) -> Scope:
     """The scope of a task; a task that is executed again because it changed gets a new one."""
@@ -98,6 +105,11 @@ def path_part(name: str) -> str:
 def lies_in(path: str, scope: str) -> bool:
     """Whether a scope path is `scope` or lies within it."""
     return path == scope or path.startswith(f"{scope}/")
+
+
+def lies_beside(path: str) -> bool:
+    """Whether a scope path is of something beside the conversation around it."""
+    return f"/{_BESIDE}" in path
 
 
 def related(one: str, other: str) -> bool:

@@ -26,6 +26,7 @@ os.environ.update(
     CREWAI_TRACING_ENABLED="false",
     OTEL_SDK_DISABLED="true",
     OPENAI_API_KEY="sk-test",
+    LITELLM_LOCAL_MODEL_COST_MAP="True",  # else it asks the network for prices, three times
 )
 
 _connect = socket.socket.connect

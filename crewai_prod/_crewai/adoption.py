@@ -10,6 +10,7 @@ the journal.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -32,12 +33,12 @@ from crewai_prod import codec
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew import nested_scope
 from crewai_prod._crewai.side_by_side import undisturbed
-from crewai_prod._crewai.takeover import original_of, put, seam_of
+from crewai_prod._crewai.takeover import original_of, put, put_private, seam_of
 from crewai_prod.kickoff import place_around
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope, digest
 
-_PARTS = ("agents", "tasks", "manager_agent", *CREW_LLMS)
+_PARTS = ("agents", "tasks", "manager_agent", "memory", *CREW_LLMS)
 _BEFORE = "crewai_prod_before"
 _lock = threading.Lock()
 _listening: list[bool] = []
@@ -64,7 +65,7 @@ def _crew_begins(crew: Any, event: Any) -> None:
     run, around = place
     with undisturbed():
         before = {name: _originals(crew.__dict__.get(name)) for name in _PARTS}
-        put(crew, **before)
+        _put_back(crew, before)
         scope = nested_scope(run, around, crew, event.inputs)
         _make_models(crew)
         Workshop(run, run.tools, scope).fill(crew, list(crew.tasks))
@@ -77,7 +78,13 @@ def _crew_ends(crew: Any, event: Any) -> None:
         before, agents = crew.__dict__.get(_BEFORE, (None, None))
         if before is not None and crew.agents is agents:
             del crew.__dict__[_BEFORE]
-            put(crew, **before)
+            _put_back(crew, before)
+
+
+def _put_back(crew: Any, parts: Mapping[str, Any]) -> None:
+    put(crew, **parts)
+    private = crew.__pydantic_private__ or {}
+    put_private(crew, _memory=original_of(private.get("_memory")))
 
 
 def _make_models(crew: Any) -> None:

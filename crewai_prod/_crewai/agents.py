@@ -9,6 +9,8 @@ from typing import Any
 
 from crewai.utilities.agent_utils import parse_tools
 
+from crewai_prod._crewai.llm import scope_of
+from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.takeover import Seamed, put, seam_of
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.run import Run, current_scope
@@ -21,6 +23,7 @@ class AgentSeam:
 
     run: Run
     bench: ToolBench
+    saves: Saves
 
 
 class RunAgent(Seamed):
@@ -35,6 +38,12 @@ class RunAgent(Seamed):
         """The original's, within the agent's scope."""
         with _at_work(self):
             return await super().aexecute_task(task, context, tools)  # type: ignore[misc]
+
+    def _save_kickoff_to_memory(self, *args: Any, **kwargs: Any) -> None:
+        """For `Agent.kickoff`: it ends when what it remembers is saved."""
+        super()._save_kickoff_to_memory(*args, **kwargs)  # type: ignore[misc]
+        seam: AgentSeam = seam_of(self)
+        seam.saves.wait(scope_of(seam.run))
 
     def _prepare_kickoff(self, *args: Any, **kwargs: Any) -> Any:
         """For `Agent.kickoff`: also the tools CrewAI adds there are taken over."""

@@ -10,7 +10,7 @@ because their signatures must return to the provider unchanged.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -44,6 +44,20 @@ def decode_answer(text: str, types: Types) -> Any:
     if not isinstance(tree, dict) or "answer" not in tree:
         return codec.from_tree(tree)
     return _DECODERS[tree["answer"]](tree["v"], types)
+
+
+def chunks_of(answer: Any) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """An answer as a stream tells it: text, or a tool call with its arguments as text."""
+    if isinstance(answer, BaseModel) and not _is_part(answer):
+        yield answer.model_dump_json(), None
+        return
+    for index, item in enumerate(answer if isinstance(answer, list) else [answer]):
+        function = item.get("function") if isinstance(item, dict) else None
+        if isinstance(item, str):
+            yield item, None
+        elif function is not None:
+            call = {"id": item.get("id"), "function": function, "type": "function", "index": index}
+            yield function["arguments"], call
 
 
 def _tagged(name: str, value: Any) -> str:

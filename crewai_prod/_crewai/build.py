@@ -19,6 +19,8 @@ from crewai.tools.agent_tools.agent_tools import AgentTools
 from crewai_prod._crewai.agents import AgentSeam, RunAgent
 from crewai_prod._crewai.definition import task_name
 from crewai_prod._crewai.llm import ModelSeam, take_over_llm
+from crewai_prod._crewai.memory import MemorySeam, is_memory, take_over_memory
+from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.takeover import give_back, original_of, put, put_private, take_over
 from crewai_prod._crewai.tasks import NestedTaskSeam, RunTask, TaskSeam
 from crewai_prod._crewai.tools import ToolBench
@@ -29,9 +31,11 @@ from crewai_prod.tooling import ToolOptions
 _SHOWN = "crewai_prod_shown"
 CREW_LLMS = ("manager_llm", "planning_llm", "function_calling_llm", "chat_llm")
 _AGENT_LLMS = ("llm", "function_calling_llm")
-_KEPT_OF_CREW = frozenset({"id", "agents", "tasks", "manager_agent", "stream", *CREW_LLMS})
+_KEPT_OF_CREW = frozenset(
+    {"id", "agents", "tasks", "manager_agent", "stream", "memory", "_memory", *CREW_LLMS}
+)
 _KEPT_OF_AGENT = frozenset(
-    {"crew", "tools", "agent_executor", "tools_handler", "planning_config", *_AGENT_LLMS}
+    {"crew", "tools", "agent_executor", "tools_handler", "planning_config", "memory", *_AGENT_LLMS}
 )
 _KEPT_OF_TASK = frozenset(
     {"id", "agent", "context", "tools", "_guardrail", "_guardrails", "_thread"}
@@ -59,14 +63,22 @@ class Workshop:
         self._run = run
         self._base = base
         self._within = within
-        self.bench = ToolBench(run, options, within)
         self._taken: dict[int, tuple[Any, Any]] = {}
+        self._saves = Saves()
+        self._memories = MemorySeam(run, self.llm, self._saves, within)
+        self.bench = ToolBench(run, options, self.memory, within)
 
     def llm(self, llm: Any) -> Any:
         """A model behind its seam; names of models and None stay as they are."""
         if not isinstance(llm, BaseLLM):
             return llm
         return self._once(llm, lambda: take_over_llm(llm, ModelSeam(self._run, self._within)))
+
+    def memory(self, memory: Any) -> Any:
+        """A memory, or a view of one, behind its seam; True, False and None stay as they are."""
+        if not is_memory(memory):
+            return memory
+        return self._once(memory, lambda: take_over_memory(memory, self._memories, self.memory))
 
     def agent(self, agent: Any) -> Any:
         """An agent with its models and tools behind their seams."""
@@ -87,8 +99,10 @@ class Workshop:
             crew,
             agents=[self.agent(agent) for agent in crew.agents],
             manager_agent=self.agent(crew.manager_agent),
+            memory=self.memory(crew.__dict__.get("memory")),
             **{name: self.llm(crew.__dict__.get(name)) for name in CREW_LLMS},
         )
+        put_private(crew, _memory=self.memory((crew.__pydantic_private__ or {}).get("_memory")))
         shown = held if held is not None else [None] * len(crew.tasks)
         taken = [
             self._task(position, task, one)
@@ -110,13 +124,14 @@ class Workshop:
 
     def _agent(self, agent: Any) -> Any:
         values = agent.__dict__
-        taken = take_over(agent, RunAgent, AgentSeam(self._run, self.bench))
+        taken = take_over(agent, RunAgent, AgentSeam(self._run, self.bench, self._saves))
         put(taken, **{name: self.llm(values.get(name)) for name in _AGENT_LLMS if name in values})
         put(
             taken,
             tools=self.bench.take(values.get("tools")),
             agent_executor=None,
             tools_results=[],
+            memory=self.memory(values.get("memory")),
         )
         handler = values.get("tools_handler")
         if isinstance(handler, ToolsHandler):
@@ -155,16 +170,16 @@ class Workshop:
         return taken
 
     def _seam(self, position: int, task: Task, held: Any) -> TaskSeam:
+        given = {
+            "run": self._run,
+            "bench": self.bench,
+            "saves": self._saves,
+            "position": position,
+            "held": held,
+        }
         if self._base is None:
-            return TaskSeam(run=self._run, bench=self.bench, position=position, held=held)
-        return NestedTaskSeam(
-            run=self._run,
-            bench=self.bench,
-            position=position,
-            held=held,
-            base=self._base,
-            name=task_name(task, position),
-        )
+            return TaskSeam(**given)
+        return NestedTaskSeam(**given, base=self._base, name=task_name(task, position))
 
     def _guardrail(self, guardrail: Any) -> Any:
         """A guardrail that asks a model asks the run's."""

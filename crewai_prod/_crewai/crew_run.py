@@ -15,7 +15,7 @@ from crewai_prod._crewai.definition import define
 from crewai_prod._crewai.llm import read_metrics
 from crewai_prod._crewai.outputs import decode_kickoff, decode_output, encode_kickoff
 from crewai_prod._crewai.stop import unwrapped
-from crewai_prod._crewai.takeover import Seamed, put, put_private, seam_of
+from crewai_prod._crewai.takeover import Seamed, original_of, put, put_private, seam_of
 from crewai_prod.kickoff import Kickoff, whatever_happens, with_cause
 from crewai_prod.records import Opened, Usage
 from crewai_prod.run import Run, recorded_usage
@@ -167,10 +167,15 @@ class RunCrew(Seamed):
     """The copy of a crew that advances one run."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name == "_memory":  # made when the crew first emits an event; callbacks use it
+        if name == "_memory":  # CrewAI makes it again when the crew first emits an event
             seam: NestedCrewSeam = seam_of(self)
-            seam.shop.show_memory(value)
+            seam.shop.show_memory(original_of(value))  # callbacks use it
+            value = seam.workshop.memory(value)
+        super().__setattr__(name, value)
+
+    def _memory_llm(self) -> Any:
+        """The user's own model: the memory CrewAI makes stays with the user's crew."""
+        return original_of(super()._memory_llm())  # type: ignore[misc]
 
     def kickoff(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`Crew.kickoff` within the run. With `stream`, CrewAI calls this again for the work."""

@@ -10,10 +10,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import orjson
-from crewai.llms.base_llm import BaseLLM
+from crewai.events.types.llm_events import LLMCallType
+from crewai.llms.base_llm import BaseLLM, llm_call_context
 from crewai.types.usage_metrics import UsageMetrics
 
-from crewai_prod._crewai.answers import decode_answer, encode_answer
+from crewai_prod._crewai.answers import chunks_of, decode_answer, encode_answer
 from crewai_prod._crewai.stop import Passing, StopRun
 from crewai_prod._crewai.takeover import (
     Seamed,
@@ -91,6 +92,7 @@ class Meter:
         return sum(others, first)
 
 
+_TOOL_CALL = LLMCallType.TOOL_CALL
 _meter: ContextVar[Meter | None] = ContextVar("crewai_prod_meter", default=None)
 _live: ContextVar[frozenset[int]] = ContextVar("crewai_prod_live", default=frozenset())
 _schemas: WeakKeyDictionary[type, Any] = WeakKeyDictionary()
@@ -194,10 +196,12 @@ class DurableLLM(MeteredLLM):
 class _Call:
     """One call of a model, as the run sees it."""
 
+    llm: Any
     run: Run
     scope: Scope
     model: str
     provider: str | None
+    sources: dict[str, Any]
     messages: list[Mapping[str, Any]]
     params: dict[str, Any]
     types: tuple[Any, ...]
@@ -213,10 +217,12 @@ class _Call:
         seam: ModelSeam = seam_of(llm)
         task, agent = given.get("from_task"), given.get("from_agent")
         return cls(
+            llm=llm,
             run=seam.run,
             scope=scope_of(seam.run, task, agent, within=seam.within),
             model=str(llm.model),
             provider=getattr(llm, "provider", None),
+            sources={name: given.get(name) for name in ("from_task", "from_agent")},
             messages=list(messages),
             params=model_params(llm, given.get("tools"), response_model, response_format),
             types=(response_model, response_format),
@@ -234,7 +240,17 @@ class _Call:
         if record.status is StepStatus.FAILED:
             raise revive(orjson.loads(record.error or "{}"))
         assert record.result is not None
-        return decode_answer(record.result, self.types)
+        answer = decode_answer(record.result, self.types)
+        if _streams(self.llm):
+            self._stream(answer)
+        return answer
+
+    def _stream(self, answer: Any) -> None:
+        """Tell who listens to the stream a recorded answer, each part of it in one chunk."""
+        with llm_call_context():
+            for text, call in chunks_of(answer):
+                about = {} if call is None else {"tool_call": call, "call_type": _TOOL_CALL}
+                self.llm._emit_stream_chunk_event(chunk=text, **about, **self.sources)
 
     def finish(self, ticket: Ticket, answer: Any, meter: Meter) -> Any:
         """Commit the answer. An empty one is a failure: CrewAI raises at it."""
@@ -270,6 +286,12 @@ class _Call:
             self.run.fail_model(ticket, error, usage, describe(error))
         except CrewProdError as refusal:
             raise StopRun(refusal) from error
+
+
+def _streams(llm: Any) -> bool:
+    """Whether the model streams in this call; newer releases can say so for one call alone."""
+    effective = getattr(llm, "_effective_stream", None)
+    return bool(effective() if effective is not None else getattr(llm, "stream", False))
 
 
 def take_over_llm(llm: BaseLLM, seam: ModelSeam) -> BaseLLM:

@@ -8,7 +8,8 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from crewai_prod.errors import CrewProdError
@@ -41,6 +42,15 @@ class StopRun(Passing):
     def __init__(self, error: CrewProdError) -> None:
         super().__init__(error.message, source="crewai-prod")
         self.error = error
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn a refusal of the run into what leaves CrewAI."""
+    try:
+        yield
+    except CrewProdError as refusal:
+        raise StopRun(refusal) from refusal
 
 
 def unwrapped(error: BaseException) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from crewai.tasks.task_output import TaskOutput
 
 from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.outputs import decode_output, encode_output
-from crewai_prod._crewai.stop import StopRun
+from crewai_prod._crewai.saves import Saves
+from crewai_prod._crewai.stop import StopRun, refusing
 from crewai_prod._crewai.takeover import Seamed, put, seam_of
 from crewai_prod._crewai.tools import ToolBench, task_at_work
 from crewai_prod.errors import CrewProdError
@@ -28,6 +30,7 @@ class TaskSeam:
 
     run: Run
     bench: ToolBench
+    saves: Saves
     position: int
     held: Any = None
     """The user's task that shows this one's progress; None where several runs go side by side."""
@@ -59,12 +62,12 @@ class TaskSeam:
 
     def begin(self, agent: Any) -> None:
         """Record that the task begins."""
-        with _refusing():
+        with refusing():
             self.run.begin_task(self.position, _role(agent))
 
     def finish(self, agent: Any, output: Any) -> None:
         """Commit the output before the crew goes on to the next task."""
-        with _refusing():
+        with refusing():
             self.run.finish_task(
                 self.position,
                 _role(agent),
@@ -78,7 +81,7 @@ class TaskSeam:
         A task that already has its output was ended by a callback or a file, not by an answer.
         """
         if not isinstance(error, StopRun):
-            with _refusing():
+            with refusing():
                 self.run.fail_task(
                     self.position, _role(agent), error, of_last_answer=task.output is None
                 )
@@ -107,12 +110,12 @@ class NestedTaskSeam(TaskSeam):
 
     def begin(self, agent: Any) -> None:
         """Nothing begins in a run that was stopped."""
-        with _refusing():
+        with refusing():
             self.run.check()
 
     def finish(self, agent: Any, output: Any) -> None:
         """Nothing goes on in a run that was stopped."""
-        with _refusing():
+        with refusing():
             self.run.check()
 
     def fail(self, task: Any, agent: Any, error: BaseException) -> None:
@@ -149,8 +152,10 @@ class RunTask(Seamed):
             try:
                 output = super()._execute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
+                seam.saves.wait(seam.scope)
                 seam.fail(self, worker, error)
                 raise
+        seam.saves.wait(seam.scope)
         seam.finish(worker, output)
         return output
 
@@ -164,8 +169,10 @@ class RunTask(Seamed):
             try:
                 output = await super()._aexecute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
+                await asyncio.to_thread(seam.saves.wait, seam.scope)
                 await in_thread(seam.fail, self, worker, error)
                 raise
+        await asyncio.to_thread(seam.saves.wait, seam.scope)
         await in_thread(seam.finish, worker, output)
         return output
 
@@ -179,15 +186,6 @@ def _at_work(task: Any, seam: TaskSeam) -> Iterator[None]:
             yield
     finally:
         task_at_work.reset(token)
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn a refusal of the run into what leaves CrewAI."""
-    try:
-        yield
-    except CrewProdError as refusal:
-        raise StopRun(refusal) from refusal
 
 
 def _role(agent: Any) -> str | None:

@@ -10,6 +10,7 @@ exception would make CrewAI run the tool again.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,9 +21,11 @@ from typing import Any
 import orjson
 from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.base_tool import BaseTool, Tool
+from crewai.tools.memory_tools import RecallMemoryTool, RememberTool
 
 from crewai_prod import codec
 from crewai_prod._crewai.llm import outside_calls, scope_of
+from crewai_prod._crewai.mcp import calling_once
 from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_failure
 from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
 from crewai_prod.errors import CrewProdError
@@ -52,6 +55,8 @@ class ToolSeam:
 
     run: Run
     original: BaseTool
+    worker: BaseTool
+    """Whose body does the work: the original, or a copy of it that works within the run."""
     options: ToolOptions
     within: Scope | None = None
     """The scope of a kickoff that CrewAI gives no context of its own."""
@@ -80,7 +85,7 @@ class DurableTool(Seamed):
         with seam.run.in_flight():
             try:
                 with call.body():
-                    result = body_of(seam.original)(*args, **kwargs)
+                    result = body_of(seam.worker)(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - a tool may raise anything; see the module
                 return call.failed(error)
             if not inspect.iscoroutine(result):
@@ -92,7 +97,7 @@ class DurableTool(Seamed):
         call = await in_thread(_ToolCall.begin, seam, args, kwargs)
         if call.settled:
             return call.value
-        return await call.finish_later(seam.original._arun(*args, **kwargs))
+        return await call.finish_later(seam.worker._arun(*args, **kwargs))
 
     @property
     def tool_type(self) -> str:
@@ -182,10 +187,15 @@ class ToolBench:
     """The tools of one run: one taken-over copy per tool, however often CrewAI hands it on."""
 
     def __init__(
-        self, run: Run, options: Mapping[str, ToolOptions], within: Scope | None = None
+        self,
+        run: Run,
+        options: Mapping[str, ToolOptions],
+        memory: Callable[[Any], Any],
+        within: Scope | None = None,
     ) -> None:
         self._run = run
         self._options = options
+        self._memory = memory
         self._within = within
         self._taken: dict[int, tuple[BaseTool, BaseTool]] = {}
 
@@ -197,19 +207,36 @@ class ToolBench:
         if not isinstance(tool, BaseTool) or isinstance(tool, DurableTool):
             return tool
         if id(tool) not in self._taken:
-            seam = ToolSeam(self._run, tool, options_for(tool, self._options), self._within)
+            options = options_for(tool, self._options)
+            worker = self._worker(tool, options)
+            seam = ToolSeam(self._run, tool, worker, options, self._within)
             taken = take_over(tool, DurableTool, seam)
             put(taken, cache_function=never_a_failure(tool.cache_function))
             self._taken[id(tool)] = (tool, taken)
         return self._taken[id(tool)][1]
 
+    def _worker(self, tool: BaseTool, options: ToolOptions) -> BaseTool:
+        """The object whose body is called."""
+        if isinstance(tool, (RecallMemoryTool, RememberTool)):
+            copied = copy.copy(tool)
+            put(copied, memory=self._memory(tool.memory))
+            return copied
+        return calling_once(tool, options)
+
 
 def options_for(tool: BaseTool, declared: Mapping[str, ToolOptions]) -> ToolOptions:
-    """What is declared about a tool, else what is known of CrewAI's own, else nothing."""
-    if tool.name in declared:
-        return declared[tool.name]
+    """What is declared about a tool, else what is known of CrewAI's own, else nothing.
+
+    CrewAI puts the server's address or command in front of an MCP tool's name; what it is called on
+    its server will do, too.
+    """
+    for name in (tool.name, getattr(tool, "original_tool_name", None)):
+        if name is not None and name in declared:
+            return declared[name]
     if isinstance(tool, BaseAgentTool):
         return ToolOptions(effect="nested")
+    if isinstance(tool, RememberTool):  # what a run saves is saved once: see `memory`
+        return ToolOptions(effect="write", idempotent=True)
     kinds = {(kind.__module__, kind.__qualname__) for kind in type(tool).__mro__}
     return ToolOptions(effect="read") if kinds & _READING else ToolOptions()
 

@@ -124,7 +124,7 @@ def seams(journal: Journal, run_id: str) -> Iterator[tuple[ScriptedLLM, BaseTool
     run = Run(journal)
     request = RunRequest(run_id=run_id, kind="crew", name="bench", inputs=None, open_log=log)
     open_session(run, request, [])
-    bench = ToolBench(run, {"look_up": ToolOptions(effect="read")})
+    bench = ToolBench(run, {"look_up": ToolOptions(effect="read")}, lambda memory: memory)
     tools = bench.take([LookUp()]) or []
     scope = Scope(path="tasks/0/Researcher", task=0, task_name="t0", agent="Researcher")
     token = current_scope.set((run, scope))

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from tests.memory_script import remembering
 from tests.openai_script import (
     Body,
-    Conversation,
     Fault,
     Reply,
     Rule,
@@ -38,7 +38,8 @@ def _receipt(turn: Turn) -> Reply:
     return said if turn.native or turn.schema is None else Reply(json.dumps(RECEIPT))
 
 
-_SAID = Conversation(
+_SAID = remembering(
+    # in front: what is said to a memory
     # sequential, async and akickoff crews
     Rule(use("reserve", {"item": "lamp"}), answer("reserved the lamp"), task="Reserve the item"),
     Rule(

@@ -92,7 +92,8 @@ class Receipt(BaseModel):
     lines: list[str]
 
 
-def _agent(role: str, path: Path, *tools: Any, **options: Any) -> Agent:
+def agent_of(role: str, path: Path, *tools: Any, **options: Any) -> Agent:
+    """An agent of the shop."""
     return Agent(
         role=role,
         goal="Serve the customer",
@@ -103,17 +104,18 @@ def _agent(role: str, path: Path, *tools: Any, **options: Any) -> Agent:
     )
 
 
-def _task(description: str, agent: Agent | None = None, **options: Any) -> Task:
+def task_of(description: str, agent: Agent | None = None, **options: Any) -> Task:
+    """A task of the shop."""
     return Task(description=description, expected_output="a sentence", agent=agent, **options)
 
 
 def _three_tasks(path: Path) -> tuple[list[Agent], list[Task]]:
-    clerk, cashier = _agent("Clerk", path, reserve), _agent("Cashier", path, charge)
-    writer = _agent("Writer", path, mail)
+    clerk, cashier = agent_of("Clerk", path, reserve), agent_of("Cashier", path, charge)
+    writer = agent_of("Writer", path, mail)
     tasks = [
-        _task("Reserve the item of order {order}", clerk),
-        _task("Charge the card", cashier),
-        _task("Send the receipt", writer, output_pydantic=Receipt),
+        task_of("Reserve the item of order {order}", clerk),
+        task_of("Charge the card", cashier),
+        task_of("Send the receipt", writer, output_pydantic=Receipt),
     ]
     return [clerk, cashier, writer], tasks
 
@@ -132,9 +134,9 @@ def sequential_native() -> Crew:
 
 def parallel_calls() -> Crew:
     """Several native tool calls in one reply, then a second task."""
-    worker = _agent("Worker", "native", reserve, charge, mail)
-    clerk = _agent("Clerk", "native")
-    tasks = [_task("Do it all at once for order {order}", worker), _task("Sum up", clerk)]
+    worker = agent_of("Worker", "native", reserve, charge, mail)
+    clerk = agent_of("Clerk", "native")
+    tasks = [task_of("Do it all at once for order {order}", worker), task_of("Sum up", clerk)]
     return Crew(name="parallel", agents=[worker, clerk], tasks=tasks)
 
 
@@ -143,18 +145,18 @@ def async_tasks() -> Crew:
     agents, tasks = _three_tasks("native")
     for task in tasks:
         task.async_execution = True
-    last = _agent("Clerk of the day", "native")
-    joining = _task("Sum up", last, context=list(tasks))
+    last = agent_of("Clerk of the day", "native")
+    joining = task_of("Sum up", last, context=list(tasks))
     return Crew(name="async", agents=[*agents, last], tasks=[*tasks, joining])
 
 
 def hierarchical() -> Crew:
     """A manager that delegates to two workers, who act."""
-    workers = [_agent("Cashier", "native", charge), _agent("Porter", "native", ship)]
+    workers = [agent_of("Cashier", "native", charge), agent_of("Porter", "native", ship)]
     return Crew(
         name="hierarchical",
         agents=workers,
-        tasks=[_task("Serve the order {order}"), _task("Close the shop")],
+        tasks=[task_of("Serve the order {order}"), task_of("Close the shop")],
         process=Process.hierarchical,
         manager_llm=make_llm(os.environ[SERVER], "native", max_retries=0),
     )
@@ -162,15 +164,15 @@ def hierarchical() -> Crew:
 
 def odd_tools() -> Crew:
     """A tool that raises, and an asynchronous one."""
-    clerk, porter = _agent("Clerk", "native", label, charge), _agent("Porter", "native", track)
-    tasks = [_task("Print a label for order {order}", clerk), _task("Track the parcel", porter)]
+    clerk, porter = agent_of("Clerk", "native", label, charge), agent_of("Porter", "native", track)
+    tasks = [task_of("Print a label for order {order}", clerk), task_of("Track the parcel", porter)]
     return Crew(name="odd", agents=[clerk, porter], tasks=tasks)
 
 
 def acts_and_raises() -> Crew:
     """A tool that acts and then raises: nobody but the outside world knows that it acted."""
-    clerk = _agent("Clerk", "native", burn, charge)
-    task = _task("Print a label for order {order}", clerk)
+    clerk = agent_of("Clerk", "native", burn, charge)
+    task = task_of("Print a label for order {order}", clerk)
     return Crew(name="burning", agents=[clerk], tasks=[task])
 
 
@@ -179,6 +181,6 @@ def mixed() -> Crew:
     agents, tasks = _three_tasks("native")
     tasks[1].async_execution = True
     tasks[2].async_execution = True
-    last = _agent("Clerk of the day", "native")
-    joining = _task("Sum up", last, context=list(tasks))
+    last = agent_of("Clerk of the day", "native")
+    joining = task_of("Sum up", last, context=list(tasks))
     return Crew(name="mixed", agents=[*agents, last], tasks=[*tasks, joining])
