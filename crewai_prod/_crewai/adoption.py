@@ -31,7 +31,7 @@ from crewai.utilities.planning_handler import CrewPlanner
 from crewai_prod import codec
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew import nested_scope
-from crewai_prod._crewai.takeover import original_of, put, seam_of
+from crewai_prod._crewai.takeover import original_of, put, put_private, seam_of
 from crewai_prod.kickoff import place_around
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope, digest
@@ -64,19 +64,22 @@ def _crew_begins(crew: Any, event: Any) -> None:
     with _lock:
         before = {name: _originals(crew.__dict__.get(name)) for name in _PARTS}
         put(crew, **before)
+        cache = original_of(crew._cache_handler)
+        put_private(crew, _cache_handler=cache)
         scope = nested_scope(run, around, crew, event.inputs)
         _make_models(crew)
         Workshop(run, run.tools, scope).fill(crew, list(crew.tasks))
-        crew.__dict__[_BEFORE] = (before, crew.agents)
+        crew.__dict__[_BEFORE] = (before, cache, crew.agents)
 
 
 def _crew_ends(crew: Any, event: Any) -> None:
     """Give back, unless the crew has been kicked off again meanwhile: events come late."""
     with _lock:
-        before, agents = crew.__dict__.get(_BEFORE, (None, None))
+        before, cache, agents = crew.__dict__.get(_BEFORE, (None, None, None))
         if before is not None and crew.agents is agents:
             del crew.__dict__[_BEFORE]
             put(crew, **before)
+            put_private(crew, _cache_handler=cache)
 
 
 def _make_models(crew: Any) -> None:

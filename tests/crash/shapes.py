@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from crewai import Agent, Crew, Process, Task
+from crewai.agent.planning_config import PlanningConfig
 from crewai.tools import tool
 from pydantic import BaseModel
 
@@ -172,6 +173,27 @@ def acts_and_raises() -> Crew:
     clerk = _agent("Clerk", "native", burn, charge)
     task = _task("Print a label for order {order}", clerk)
     return Crew(name="burning", agents=[clerk], tasks=[task])
+
+
+def side_models() -> Crew:
+    """Models that are asked beside the agents' own work: a planner, a judge, a converter."""
+    config = PlanningConfig(max_attempts=1)
+    clerk = _agent("Clerk", "native", reserve, planning_config=config)
+    cashier = _agent("Cashier", "native", charge)  # with a tool, its answer is converted apart
+    tasks = [
+        _task("Plan the day", clerk),
+        _task("Praise the shop", cashier, guardrail="It must be kind."),
+        _task("Describe the sale", cashier, output_json=Receipt),
+    ]
+    return Crew(name="side", agents=[clerk, cashier], tasks=tasks)
+
+
+def coworkers() -> Crew:
+    """A question, then two pieces of work for one coworker in one reply; results are cached."""
+    lead = _agent("Lead", "native", allow_delegation=True)
+    cashier, porter = _agent("Cashier", "native", charge), _agent("Porter", "native", ship)
+    tasks = [_task("Lead the shop through order {order}", lead), _task("Close the shop", porter)]
+    return Crew(name="coworkers", agents=[lead, cashier, porter], tasks=tasks, cache=True)
 
 
 def mixed() -> Crew:

@@ -64,6 +64,8 @@ SUBJECTS: Mapping[str, Subject] = {
         _shape("async_tasks", "async-tasks", concurrency=3, tools_at_once=3),
         _shape("hierarchical", "hierarchical"),
         _shape("odd_tools", "odd-tools"),
+        _shape("side_models", "side-models"),
+        _shape("coworkers", "coworkers", concurrency=2, tools_at_once=2),
         _shape("sequential_native", "akickoff", how="akickoff"),
         _shape("mixed", "akickoff-mixed", how="akickoff", concurrency=2, tools_at_once=2),
     )

@@ -1,5 +1,14 @@
 """Shapes of crew, by subject. Importing this package registers all of them."""
 
-from tests.integration.shapes import processes
+from tests.integration.shapes import (
+    coworkers,
+    judged,
+    limits,
+    orders,
+    outputs,
+    people,
+    plans,
+    processes,
+)
 
-__all__ = ["processes"]
+__all__ = ["coworkers", "judged", "limits", "orders", "outputs", "people", "plans", "processes"]
