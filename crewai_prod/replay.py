@@ -18,6 +18,9 @@ from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, Ta
 from crewai_prod.steps import Scope, lies_beside, lies_in, related
 
 OnChange = Literal["stop", "rerun", "keep"]
+CACHED = "cached"
+"""The effect of a step that handed out what an earlier one had got. It is no sign that the run went
+on: when CrewAI tries a task again, it is there before the call that had failed is made again."""
 
 
 class History:
@@ -46,6 +49,15 @@ class History:
             self._met.add(step_id)
         return step
 
+    def last_within(self, scope: str) -> StepRecord | None:
+        """The step that was begun last within a scope, not beside its conversation."""
+        within = [
+            step
+            for step in self._steps.values()
+            if step.effect != CACHED and lies_in(step.scope, scope) and not lies_beside(step.scope)
+        ]
+        return max(within, key=lambda step: step.seq, default=None)
+
     def failed(self, step_id: str) -> bool:
         """Whether exactly this step is recorded as failed."""
         step = self._steps.get(step_id)
@@ -73,12 +85,7 @@ class History:
         CrewAI could do nothing with it: to hand it over again would fail the task again. What was
         asked beside the conversation (to remember the answer, say) did not fail it.
         """
-        within = [
-            step
-            for step in self._steps.values()
-            if lies_in(step.scope, scope) and not lies_beside(step.scope)
-        ]
-        last = max(within, key=lambda step: step.seq, default=None)
+        last = self.last_within(scope)
         if last is not None and last.kind is StepKind.MODEL:
             self._steps[last.step_id] = replace(last, status=StepStatus.FAILED)
 
@@ -109,7 +116,8 @@ class History:
         if step.step_id not in self._steps and step.kind is StepKind.MODEL:
             self._models[step.scope].append(step.step_id)
         self._steps[step.step_id] = step
-        self._last_seq[step.scope] = max(step.seq, self._last_seq.get(step.scope, 0))
+        if step.effect != CACHED:
+            self._last_seq[step.scope] = max(step.seq, self._last_seq.get(step.scope, 0))
 
 
 class Verdict(Enum):

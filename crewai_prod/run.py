@@ -404,6 +404,23 @@ class Run:
         error = self._with_unusable(orjson.dumps(facts).decode(), ticket.inner.path)
         self._commit(ticket, self._step(ticket, StepStatus.FAILED, error=error))
 
+    def withdraw(self, ticket: Ticket) -> None:
+        """Nothing was recorded of a ticket and nothing will be: it was a question."""
+        with self._lock:
+            self._walk.withdraw(ticket)
+
+    def ended_by_model(self, scope: Scope) -> StepRecord | None:
+        """The model call that failed last of all that was done within a scope, if one did."""
+        with self._lock:
+            last = self._walk.history.last_within(scope.path)
+        failed = last is not None and last.status is StepStatus.FAILED
+        return last if failed and last is not None and last.kind is StepKind.MODEL else None
+
+    def step_that_said(self, text: str | None) -> str | None:
+        """The id of a step whose result is word for word this text, if it is a long one."""
+        with self._lock:
+            return None if text is None else self._contents.get(text)
+
     def leave_unknown(self, ticket: Ticket, why: str) -> ToolOutcomeUnknown:
         """Pause the run on a call of which nobody can say whether it acted.
 

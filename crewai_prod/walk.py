@@ -146,6 +146,11 @@ class Walk:
             step_id=step_id(*key, occurrence),
         )
 
+    def withdraw(self, ticket: Ticket) -> None:
+        """Take back a ticket that came to nothing; it has been counted as an occurrence."""
+        if ticket.seq == self._seq:
+            self._seq -= 1
+
     def count(self, scope: Scope, name: str, meant: str) -> int:
         """How often a nested kickoff of this name and meaning was begun in this scope before."""
         key = (scope.path, f"kickoff {name}", meant)

@@ -65,26 +65,28 @@ def _crew_begins(crew: Any, event: Any) -> None:
     run, around = place
     with undisturbed():
         before = {name: _originals(crew.__dict__.get(name)) for name in _PARTS}
-        _put_back(crew, before)
+        cache = original_of(crew._cache_handler)
+        _put_back(crew, before, cache)
         scope = nested_scope(run, around, crew, event.inputs)
         _make_models(crew)
         Workshop(run, run.tools, scope).fill(crew, list(crew.tasks))
-        crew.__dict__[_BEFORE] = (before, crew.agents)
+        crew.__dict__[_BEFORE] = (before, cache, crew.agents)
 
 
 def _crew_ends(crew: Any, event: Any) -> None:
     """Give back, unless the crew has been kicked off again meanwhile: events come late."""
     with undisturbed():
-        before, agents = crew.__dict__.get(_BEFORE, (None, None))
+        before, cache, agents = crew.__dict__.get(_BEFORE, (None, None, None))
         if before is not None and crew.agents is agents:
             del crew.__dict__[_BEFORE]
-            _put_back(crew, before)
+            _put_back(crew, before, cache)
 
 
-def _put_back(crew: Any, parts: Mapping[str, Any]) -> None:
+def _put_back(crew: Any, parts: Mapping[str, Any], cache: Any) -> None:
     put(crew, **parts)
     private = crew.__pydantic_private__ or {}
-    put_private(crew, _memory=original_of(private.get("_memory")))
+    memory = original_of(private.get("_memory"))
+    put_private(crew, _memory=memory, _cache_handler=cache)
 
 
 def _make_models(crew: Any) -> None:

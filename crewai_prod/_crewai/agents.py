@@ -1,20 +1,40 @@
-"""The seam in front of an agent: what it does is recorded as its own."""
+"""The seam in front of an agent: what it does is recorded as its own.
+
+CrewAI gives an agent one executor, which refuses to do two things at once. Two delegations to one
+coworker in one reply, or a delegation back to whoever delegated, would fail by it: an agent that is
+at work already is stood in for by a copy of it.
+"""
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from crewai.agents.tools_handler import ToolsHandler
 from crewai.utilities.agent_utils import parse_tools
 
+from crewai_prod._crewai.converting import RunConverter
 from crewai_prod._crewai.llm import scope_of
 from crewai_prod._crewai.saves import Saves
-from crewai_prod._crewai.takeover import Seamed, put, seam_of
-from crewai_prod._crewai.tools import ToolBench
+from crewai_prod._crewai.stop import StopRun
+from crewai_prod._crewai.takeover import Seamed, original_of, put, put_private, seam_of, take_over
+from crewai_prod._crewai.tools import ToolBench, worker_failures
 from crewai_prod.run import Run, current_scope
 from crewai_prod.steps import Scope, path_part
+
+FRESH: dict[str, Any] = {"agent_executor": None, "tools_results": []}
+FRESH_PRIVATE: dict[str, Any] = {
+    "_times_executed": 0,
+    "_last_messages": [],
+    "_tool_failures": [],
+    "_mcp_resolver": None,
+    "_mcp_clients": [],
+}
+"""What CrewAI keeps on an agent and what would mix one piece of work with another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +44,8 @@ class AgentSeam:
     run: Run
     bench: ToolBench
     saves: Saves
+    busy: threading.Lock = field(default_factory=threading.Lock)
+    """Held while it is at work."""
 
 
 class RunAgent(Seamed):
@@ -31,13 +53,18 @@ class RunAgent(Seamed):
 
     def execute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
         """The original's, within the agent's scope."""
-        with _at_work(self):
-            return super().execute_task(task, context, tools)  # type: ignore[misc]
+        with _at_work(self) as worker:
+            return super(RunAgent, worker).execute_task(task, context, tools)  # type: ignore[misc]
 
     async def aexecute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
         """The original's, within the agent's scope."""
-        with _at_work(self):
-            return await super().aexecute_task(task, context, tools)  # type: ignore[misc]
+        with _at_work(self) as worker:
+            return await super(RunAgent, worker).aexecute_task(task, context, tools)  # type: ignore[misc]
+
+    def get_output_converter(self, *args: Any, **kwargs: Any) -> Any:
+        """The original's, behind its seam."""
+        made = super().get_output_converter(*args, **kwargs)  # type: ignore[misc]
+        return take_over(made, RunConverter, seam_of(self).run)
 
     def _save_kickoff_to_memory(self, *args: Any, **kwargs: Any) -> None:
         """For `Agent.kickoff`: it ends when what it remembers is saved."""
@@ -56,6 +83,15 @@ class RunAgent(Seamed):
         return executor, inputs, info, parsed
 
 
+def fresh(agent: Any) -> None:
+    """Let an agent begin without what other pieces of work left on it."""
+    put(agent, **{name: copy.copy(value) for name, value in FRESH.items()})
+    put_private(agent, **{name: copy.copy(value) for name, value in FRESH_PRIVATE.items()})
+    handler = agent.__dict__.get("tools_handler")
+    if isinstance(handler, ToolsHandler):
+        put(agent, tools_handler=ToolsHandler(cache=handler.cache))
+
+
 @contextmanager
 def in_scope(run: Run, scope: Scope) -> Iterator[None]:
     """Make the steps of this block belong to `scope`."""
@@ -67,13 +103,43 @@ def in_scope(run: Run, scope: Scope) -> Iterator[None]:
 
 
 @contextmanager
-def _at_work(agent: Any) -> Iterator[None]:
-    """The agent's scope. After an error CrewAI calls an agent within itself: it stays there."""
-    run = seam_of(agent).run
-    current = current_scope.get()
+def _at_work(agent: Any) -> Iterator[Any]:
+    """The agent's scope, and who is to work in it.
+
+    After an error CrewAI calls an agent within itself: it stays there.
+    """
+    seam: AgentSeam = seam_of(agent)
+    run, current = seam.run, current_scope.get()
     scope = current[1] if current is not None and current[0] is run else Scope()
-    retry = scope.agent == agent.role and scope.path.endswith("/" + path_part(agent.role))
-    inner = scope if retry else scope.of_agent(agent.role)
-    run.enter(inner, retry=retry)
-    with in_scope(run, inner):
-        yield
+    if scope.agent == agent.role and scope.path.endswith("/" + path_part(agent.role)):
+        run.enter(scope, retry=True)
+        yield agent
+        return
+    inner = scope.of_agent(agent.role)
+    run.enter(inner, retry=False)
+    with in_scope(run, inner), _whoever_is_free(agent, seam) as worker:
+        try:
+            yield worker
+        except Exception as error:
+            failures = worker_failures.get()
+            if failures is not None and not isinstance(error, StopRun):
+                failures.append((agent.role, error))
+            raise
+
+
+@contextmanager
+def _whoever_is_free(agent: Any, seam: AgentSeam) -> Iterator[Any]:
+    """The agent, or a copy of it while it is at work; the agent shows what its copy did last."""
+    if seam.busy.acquire(blocking=False):
+        try:
+            yield agent
+        finally:
+            seam.busy.release()
+        return
+    other = take_over(agent, RunAgent, AgentSeam(seam.run, seam.bench))
+    fresh(other)
+    assert original_of(other) is original_of(agent)
+    try:
+        yield other
+    finally:
+        put_private(agent, _last_messages=other.last_messages)

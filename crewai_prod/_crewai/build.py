@@ -7,7 +7,6 @@ the next and that would mix runs (executors, counters, retries) starts afresh.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,14 +14,18 @@ from crewai import Crew, Task
 from crewai.agents.tools_handler import ToolsHandler
 from crewai.llms.base_llm import BaseLLM
 from crewai.tools.agent_tools.agent_tools import AgentTools
+from crewai.utilities.llm_utils import create_llm
 
-from crewai_prod._crewai.agents import AgentSeam, RunAgent
+from crewai_prod._crewai.agents import AgentSeam, RunAgent, fresh
+from crewai_prod._crewai.caching import Caches
+from crewai_prod._crewai.converting import converter_class
 from crewai_prod._crewai.definition import task_name
+from crewai_prod._crewai.guardrails import take_over_guardrail
 from crewai_prod._crewai.llm import ModelSeam, take_over_llm
 from crewai_prod._crewai.memory import MemorySeam, is_memory, take_over_memory
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.takeover import give_back, original_of, put, put_private, take_over
-from crewai_prod._crewai.tasks import NestedTaskSeam, RunTask, TaskSeam
+from crewai_prod._crewai.tasks import NestedTaskSeam, TaskSeam, mixin_for
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
@@ -32,13 +35,32 @@ _SHOWN = "crewai_prod_shown"
 CREW_LLMS = ("manager_llm", "planning_llm", "function_calling_llm", "chat_llm")
 _AGENT_LLMS = ("llm", "function_calling_llm")
 _KEPT_OF_CREW = frozenset(
-    {"id", "agents", "tasks", "manager_agent", "stream", "memory", "_memory", *CREW_LLMS}
+    {
+        "id",
+        "agents",
+        "tasks",
+        "manager_agent",
+        "stream",
+        "memory",
+        "_memory",
+        "_cache_handler",
+        *CREW_LLMS,
+    }
 )
 _KEPT_OF_AGENT = frozenset(
-    {"crew", "tools", "agent_executor", "tools_handler", "planning_config", "memory", *_AGENT_LLMS}
+    {
+        "crew",
+        "tools",
+        "agent_executor",
+        "tools_handler",
+        "cache_handler",
+        "planning_config",
+        "memory",
+        *_AGENT_LLMS,
+    }
 )
 _KEPT_OF_TASK = frozenset(
-    {"id", "agent", "context", "tools", "_guardrail", "_guardrails", "_thread"}
+    {"id", "agent", "context", "tools", "converter_cls", "_guardrail", "_guardrails", "_thread"}
 )
 
 
@@ -63,6 +85,7 @@ class Workshop:
         self._run = run
         self._base = base
         self._within = within
+        self.caches = Caches(run)
         self._taken: dict[int, tuple[Any, Any]] = {}
         self._saves = Saves()
         self._memories = MemorySeam(run, self.llm, self._saves, within)
@@ -79,6 +102,10 @@ class Workshop:
         if not is_memory(memory):
             return memory
         return self._once(memory, lambda: take_over_memory(memory, self._memories, self.memory))
+
+    def model(self, named: Any) -> Any:
+        """A model behind its seam, made first if only its name or settings are given."""
+        return None if named is None else self.llm(create_llm(named))
 
     def agent(self, agent: Any) -> Any:
         """An agent with its models and tools behind their seams."""
@@ -102,7 +129,12 @@ class Workshop:
             memory=self.memory(crew.__dict__.get("memory")),
             **{name: self.llm(crew.__dict__.get(name)) for name in CREW_LLMS},
         )
-        put_private(crew, _memory=self.memory((crew.__pydantic_private__ or {}).get("_memory")))
+        private = crew.__pydantic_private__ or {}
+        put_private(
+            crew,
+            _memory=self.memory(private.get("_memory")),
+            _cache_handler=self.caches.take(crew._cache_handler),
+        )
         shown = held if held is not None else [None] * len(crew.tasks)
         taken = [
             self._task(position, task, one)
@@ -125,32 +157,28 @@ class Workshop:
     def _agent(self, agent: Any) -> Any:
         values = agent.__dict__
         taken = take_over(agent, RunAgent, AgentSeam(self._run, self.bench, self._saves))
-        put(taken, **{name: self.llm(values.get(name)) for name in _AGENT_LLMS if name in values})
+        fresh(taken)
         put(
             taken,
             tools=self.bench.take(values.get("tools")),
-            agent_executor=None,
-            tools_results=[],
             memory=self.memory(values.get("memory")),
+            **{name: self.model(values[name]) for name in _AGENT_LLMS if name in values},
         )
-        handler = values.get("tools_handler")
+        handler = taken.__dict__.get("tools_handler")
         if isinstance(handler, ToolsHandler):
-            put(taken, tools_handler=ToolsHandler(cache=handler.cache))
+            handler.cache = self.caches.take(handler.cache)
+        if "cache_handler" in values:
+            put(taken, cache_handler=self.caches.take(values["cache_handler"]))
         config = values.get("planning_config")
-        if config is not None and isinstance(getattr(config, "llm", None), BaseLLM):
-            put(taken, planning_config=config.model_copy(update={"llm": self.llm(config.llm)}))
-        put_private(
-            taken,
-            _times_executed=0,
-            _last_messages=[],
-            _tool_failures=[],
-            _mcp_resolver=None,
-            _mcp_clients=[],
-        )
+        if config is not None:
+            llm = self.model(getattr(config, "llm", None))
+            put(taken, planning_config=config.model_copy(update={"llm": llm}))
         return taken
 
     def _task(self, position: int, task: Task, held: Any) -> Any:
-        taken = self._once(task, lambda: take_over(task, RunTask, self._seam(position, task, held)))
+        taken = self._once(
+            task, lambda: take_over(task, mixin_for(task), self._seam(position, task, held))
+        )
         put(
             taken,
             agent=self.agent(task.agent),
@@ -158,14 +186,17 @@ class Workshop:
             output=None,
             retry_count=0,
             processed_by_agents=set(),
+            converter_cls=converter_class(task.converter_cls),
         )
         private = task.__pydantic_private__ or {}
         put_private(
             taken,
             _guardrail_retry_counts={},
             _thread=None,
-            _guardrail=self._guardrail(private.get("_guardrail")),
-            _guardrails=[self._guardrail(one) for one in private.get("_guardrails") or []],
+            _guardrail=take_over_guardrail(private.get("_guardrail"), self.llm),
+            _guardrails=[
+                take_over_guardrail(one, self.llm) for one in private.get("_guardrails") or []
+            ],
         )
         return taken
 
@@ -173,6 +204,7 @@ class Workshop:
         given = {
             "run": self._run,
             "bench": self.bench,
+            "caches": self.caches,
             "saves": self._saves,
             "position": position,
             "held": held,
@@ -180,15 +212,6 @@ class Workshop:
         if self._base is None:
             return TaskSeam(**given)
         return NestedTaskSeam(**given, base=self._base, name=task_name(task, position))
-
-    def _guardrail(self, guardrail: Any) -> Any:
-        """A guardrail that asks a model asks the run's."""
-        llm = getattr(guardrail, "llm", None)
-        if not isinstance(llm, BaseLLM):
-            return guardrail
-        taken = copy.copy(guardrail)
-        taken.llm = self.llm(llm)
-        return taken
 
 
 def show_manager(manager: Any, held: Crew) -> None:
@@ -200,6 +223,8 @@ def show_manager(manager: Any, held: Crew) -> None:
         return
     llm = original_of(manager.llm)
     put(manager, llm=llm, tools=AgentTools(agents=held.agents).tools(), crew=held)
+    put(manager, cache_handler=original_of(manager.cache_handler))
+    manager.tools_handler.cache = original_of(manager.tools_handler.cache)
     manager.__dict__[_SHOWN] = True
     put(held, manager_agent=manager, manager_llm=original_of(held.manager_llm))
 

@@ -12,6 +12,7 @@ from crewai import Crew
 
 from crewai_prod import codec
 from crewai_prod._crewai import crew_run
+from crewai_prod._crewai.asking import provided, provider_here
 from crewai_prod._crewai.batch import BatchKickoffs
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew_run import CrewSeam, NestedCrewSeam, RunCrew
@@ -37,6 +38,7 @@ class FacadeSeam:
         held: The crew objects a user may hold besides the hardened one.
         built_with: The crew's fields as `build` left them, to tell what the user has set since.
         at_work: The kickoffs on this object that have not ended.
+        asks: The human input provider that was set where the crew was hardened.
         one_of_many: Whether this crew is there for one item of a batch: the objects the user holds
             do not show its run.
     """
@@ -46,6 +48,7 @@ class FacadeSeam:
     held: tuple[Crew, ...] = ()
     built_with: dict[str, Any] = field(default_factory=dict)
     at_work: AtWork = field(default_factory=AtWork)
+    asks: Any = field(default_factory=provider_here)
     last_run: str | None = None
     one_of_many: bool = False
 
@@ -106,7 +109,8 @@ class HardenedCrew(BatchKickoffs, Seamed):
     ) -> Any:
         """Run, resume, or return what the finished run returned."""
         asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
-        return _working(self, asked).kickoff(inputs, *args, **kwargs)
+        with provided(seam_of(self).asks):
+            return _working(self, asked).kickoff(inputs, *args, **kwargs)
 
     async def kickoff_async(
         self,
@@ -120,7 +124,8 @@ class HardenedCrew(BatchKickoffs, Seamed):
         """`kickoff` on a worker thread."""
         asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
         working = await in_thread(_working, self, asked)
-        return await working.kickoff_async(inputs, *args, **kwargs)
+        with provided(seam_of(self).asks):
+            return await working.kickoff_async(inputs, *args, **kwargs)
 
     async def akickoff(
         self,
@@ -134,7 +139,8 @@ class HardenedCrew(BatchKickoffs, Seamed):
         """`kickoff` on the event loop; commits are made on worker threads."""
         asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
         working = await in_thread(_working, self, asked)
-        return await working.akickoff(inputs, *args, **kwargs)
+        with provided(seam_of(self).asks):
+            return await working.akickoff(inputs, *args, **kwargs)
 
     def copy(self) -> Any:
         """A hardened copy; CrewAI's own would be a bare crew."""

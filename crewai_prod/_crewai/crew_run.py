@@ -113,6 +113,7 @@ class CrewSeam(NestedCrewSeam):
         given = {**(inputs or {}), "input_files": files} if files else inputs
         opened = self.kickoff.open(given, define(crew, inputs_digest(given)))
         self.run_id = opened.run.run_id
+        self.workshop.caches.restore()
         return self._stored(crew, opened) if opened.lease is None else None
 
     def finished(self, crew: Any, result: Any) -> Any:
@@ -120,6 +121,7 @@ class CrewSeam(NestedCrewSeam):
         if self.run.stopped is not None:
             raise self.failed(crew, self.run.stopped)
         self.kickoff.complete(encode_kickoff(result, self.made))
+        self.workshop.caches.publish()
         self.show(crew)
         return result
 

@@ -17,7 +17,20 @@ from crewai_prod._crewai.flow import harden_flow, harden_flow_class
 from crewai_prod.errors import UsageError
 from crewai_prod.options import Options
 
-_MARKS = ("is_task", "is_agent", "is_before_kickoff", "is_after_kickoff", "is_kickoff", "is_crew")
+_MARKS = (
+    "is_task",
+    "is_agent",
+    "is_before_kickoff",
+    "is_after_kickoff",
+    "is_kickoff",
+    "is_crew",
+    "is_before_llm_call_hook",
+    "is_after_llm_call_hook",
+    "is_before_tool_call_hook",
+    "is_after_tool_call_hook",
+    "_interception_point",
+)
+"""What CrewBase looks for on the methods in a class's own namespace."""
 _MISSING: Any = object()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -13,6 +13,7 @@ import orjson
 from crewai.events.types.llm_events import LLMCallType
 from crewai.llms.base_llm import BaseLLM, llm_call_context
 from crewai.types.usage_metrics import UsageMetrics
+from pydantic import BaseModel
 
 from crewai_prod._crewai.answers import chunks_of, decode_answer, encode_answer
 from crewai_prod._crewai.stop import Passing, StopRun
@@ -158,19 +159,7 @@ class DurableLLM(MeteredLLM):
         if id(self) in _live.get():  # the provider's own retry or fallback within one call
             return super().call(*args, **kwargs)  # type: ignore[misc]
         asked = _Call.read(self, args, kwargs)
-        ticket = asked.begin()
-        if ticket.recorded is not None:
-            return asked.replay(ticket.recorded)
-        with asked.run.in_flight():
-            with _calling(self) as meter:
-                body_point("model.before_call")
-                try:
-                    answer = super().call(*args, **kwargs)  # type: ignore[misc]
-                except Exception as error:
-                    asked.failed(ticket, error, meter)
-                    raise
-            body_point("model.after_call")
-            return asked.finish(ticket, answer, meter)
+        return asked.answer(self, lambda: super(DurableLLM, self).call(*args, **kwargs))  # type: ignore[misc]
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """`BaseLLM.acall` of the original; commits on a worker thread."""
@@ -227,6 +216,22 @@ class _Call:
             params=model_params(llm, given.get("tools"), response_model, response_format),
             types=(response_model, response_format),
         )
+
+    def answer(self, llm: Any, work: Callable[[], Any]) -> Any:
+        """The recorded answer, or the one that `work` gives, committed."""
+        ticket = self.begin()
+        if ticket.recorded is not None:
+            return self.replay(ticket.recorded)
+        with self.run.in_flight():
+            with _calling(llm) as meter:
+                body_point("model.before_call")
+                try:
+                    answer = work()
+                except Exception as error:
+                    self.failed(ticket, error, meter)
+                    raise
+            body_point("model.after_call")
+            return self.finish(ticket, answer, meter)
 
     def begin(self) -> Ticket:
         try:
@@ -292,6 +297,30 @@ def _streams(llm: Any) -> bool:
     """Whether the model streams in this call; newer releases can say so for one call alone."""
     effective = getattr(llm, "_effective_stream", None)
     return bool(effective() if effective is not None else getattr(llm, "stream", False))
+
+
+def answer_beside(
+    llm: Any, messages: Any, response_model: type[BaseModel], work: Callable[[], Any]
+) -> Any:
+    """The answer to a request that is sent for a model through a client that is not its own.
+
+    Args:
+        llm: The model, behind its seam; any other is asked as if there were no run.
+        messages: What is sent.
+        response_model: What the answer is to be an instance of.
+        work: Sends it; what it cost is told to `meter_beside`.
+    """
+    if not isinstance(llm, DurableLLM) or id(llm) in _live.get():
+        return work()
+    asked = _Call.read(llm, (messages,), {"response_model": response_model})
+    return asked.answer(llm, work)
+
+
+def meter_beside(usage: dict[str, Any]) -> None:
+    """Report what a request cost that was sent past the model's own class."""
+    meter = _meter.get()
+    if meter is not None and usage:
+        meter.usages.append(usage)
 
 
 def take_over_llm(llm: BaseLLM, seam: ModelSeam) -> BaseLLM:

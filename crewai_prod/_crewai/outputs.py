@@ -18,14 +18,21 @@ from crewai_prod.records import Usage
 _PLAIN = ("name", "description", "expected_output", "summary", "raw", "agent")
 
 
-def encode_output(output: TaskOutput) -> str:
-    """A task's output without its messages, which the journal stores as a conversation."""
+def encode_output(output: TaskOutput, cached: Sequence[Any] = ()) -> str:
+    """A task's output without its messages, which the journal stores as a conversation.
+
+    Args:
+        output: The output.
+        cached: What the task has put into CrewAI's caches, as JSON values.
+    """
     data: dict[str, Any] = {name: getattr(output, name, None) for name in _PLAIN}
     data["json_dict"] = output.json_dict
     data["output_format"] = OutputFormat(output.output_format).value
     data["pydantic"] = None if output.pydantic is None else _dump(output.pydantic)
     failures = getattr(output, "tool_failures", None) or []
     data["tool_failures"] = [failure.model_dump(mode="json") for failure in failures]
+    if cached:
+        data["cached"] = list(cached)
     return orjson.dumps(codec.to_tree(data)).decode()
 
 
@@ -36,6 +43,7 @@ def decode_output(
     data = codec.from_tree(orjson.loads(text))
     model = data.pop("pydantic")
     failures = data.pop("tool_failures", [])
+    data.pop("cached", None)
     if failures:
         data["tool_failures"] = failures
     output = TaskOutput(**{**data, "messages": [_finished(message) for message in messages]})

@@ -8,20 +8,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from crewai.tasks.conditional_task import ConditionalTask
 from crewai.tasks.task_output import TaskOutput
 
 from crewai_prod._crewai.agents import in_scope
+from crewai_prod._crewai.asking import asking
+from crewai_prod._crewai.caching import Caches
 from crewai_prod._crewai.outputs import decode_output, encode_output
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.stop import StopRun, refusing
 from crewai_prod._crewai.takeover import Seamed, put, seam_of
 from crewai_prod._crewai.tools import ToolBench, task_at_work
 from crewai_prod.errors import CrewProdError
-from crewai_prod.records import TaskRecord
+from crewai_prod.records import StepKind, TaskRecord
 from crewai_prod.replay import Verdict
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 from crewai_prod.threads import in_thread
+from crewai_prod.tooling import ToolOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class TaskSeam:
     run: Run
     bench: ToolBench
     saves: Saves
+    caches: Caches
     position: int
     held: Any = None
     """The user's task that shows this one's progress; None where several runs go side by side."""
@@ -71,7 +76,7 @@ class TaskSeam:
             self.run.finish_task(
                 self.position,
                 _role(agent),
-                encode_output(output),
+                encode_output(output, self.caches.of_task(self.position)),
                 getattr(output, "messages", None) or [],
             )
 
@@ -124,6 +129,7 @@ class NestedTaskSeam(TaskSeam):
             self.run.distrust_last_answer(self.scope)
 
 
+_DECIDED = ToolOptions(effect="read")
 _NOT_SHOWN = frozenset(
     {"id", "agent", "context", "tools", "description", "expected_output", "output_file"}
 )
@@ -177,12 +183,38 @@ class RunTask(Seamed):
         return output
 
 
+class RunConditionalTask(RunTask):
+    """A conditional task of a hardened run: a decision that was made once stands."""
+
+    def should_execute(self, context: Any) -> bool:
+        """The original's, asked once for one output of the task before."""
+        seam: TaskSeam = seam_of(self)
+        if seam.kept:
+            return True
+        asked = {"output": context.raw}
+        with refusing():
+            ticket = seam.run.begin_tool(
+                seam.scope, "condition", asked, _DECIDED, StepKind.FUNCTION
+            )
+        if ticket.recorded is not None:
+            return ticket.recorded.result == "true"
+        decision = bool(super().should_execute(context))  # type: ignore[misc]
+        with refusing():
+            seam.run.finish_tool(ticket, "true" if decision else "false", None)
+        return decision
+
+
+def mixin_for(task: Any) -> type[RunTask]:
+    """The seam in front of a task of this class."""
+    return RunConditionalTask if isinstance(task, ConditionalTask) else RunTask
+
+
 @contextmanager
 def _at_work(task: Any, seam: TaskSeam) -> Iterator[None]:
     """What happens here belongs to the task."""
     token = task_at_work.set(task)
     try:
-        with in_scope(seam.run, seam.scope):
+        with in_scope(seam.run, seam.scope), asking(seam.run):
             yield
     finally:
         task_at_work.reset(token)

@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -28,7 +28,7 @@ from crewai_prod._crewai.llm import outside_calls, scope_of
 from crewai_prod._crewai.mcp import calling_once
 from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_failure
 from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
-from crewai_prod.errors import CrewProdError
+from crewai_prod.errors import CrewProdError, ModelError
 from crewai_prod.failures import describe
 from crewai_prod.records import StepRecord, StepStatus
 from crewai_prod.run import Run, in_body
@@ -64,6 +64,12 @@ class ToolSeam:
 
 task_at_work: ContextVar[Any] = ContextVar("crewai_prod_task", default=None)
 """The task whose agent is at work: CrewAI counts a tool's errors on its task."""
+
+
+worker_failures: ContextVar[list[tuple[str, Exception]] | None] = ContextVar(
+    "crewai_prod_worker_failures", default=None
+)
+"""Agents (by role) to whom work was handed here, and what ended it."""
 
 
 class DurableTool(Seamed):
@@ -119,6 +125,7 @@ class _ToolCall:
     ticket: Ticket | None = None
     value: Any = None
     settled: bool = False
+    workers: list[tuple[str, Exception]] = field(default_factory=list)
 
     @classmethod
     def begin(cls, seam: ToolSeam, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _ToolCall:
@@ -131,7 +138,7 @@ class _ToolCall:
         except CrewProdError as refusal:
             return cls(seam=seam, value=_refused(refusal), settled=True)
         if ticket.recorded is not None:
-            return cls(seam=seam, value=_replay(ticket.recorded), settled=True)
+            return cls(seam=seam, value=replay_result(ticket.recorded), settled=True)
         return cls(seam=seam, ticket=ticket)
 
     @property
@@ -142,8 +149,12 @@ class _ToolCall:
     @contextmanager
     def body(self) -> Iterator[None]:
         """Where the tool's own code runs: no part of the model call around it."""
-        with in_body(self.seam.run, self.live), outside_calls():
-            yield
+        token = worker_failures.set(self.workers)
+        try:
+            with in_body(self.seam.run, self.live), outside_calls():
+                yield
+        finally:
+            worker_failures.reset(token)
 
     async def finish_later(self, work: Awaitable[Any]) -> Any:
         """Await the body of an asynchronous tool, then end the step on a worker thread."""
@@ -157,12 +168,35 @@ class _ToolCall:
 
     def finish(self, result: Any) -> Any:
         """Commit the result; only then does CrewAI see it."""
-        stored, text = _encode(result)
+        stored, text = encode_result(result)
         try:
+            self._check_workers()
             self.seam.run.finish_tool(self.live, stored, text)
         except CrewProdError as refusal:
             return _refused(refusal)
         return result
+
+    def _check_workers(self) -> None:
+        """Stop the run if a coworker's model failed: the model that asked can do nothing about it.
+
+        CrewAI makes an answer of it, and the work that was not done would pass for done.
+
+        Raises:
+            CrewProdError: It failed; or the run was stopped before.
+        """
+        for role, error in self.workers:
+            step = self.seam.run.ended_by_model(self.live.inner)
+            if step is not None:
+                stopped = self.seam.run.stop(
+                    ModelError(
+                        f"A model call of coworker {role!r} failed: "
+                        f"{type(error).__name__}: {codec.text_of(error)}",
+                        task=self.live.scope.task_name,
+                        agent=role,
+                        step_id=step.step_id,
+                    )
+                )
+                raise stopped from error
 
     def failed(self, error: Exception) -> Any:
         """Commit the failure and tell the model; an effect nobody can vouch for pauses the run."""
@@ -252,18 +286,24 @@ def body_of(tool: BaseTool) -> Callable[..., Any]:
     return tool.run
 
 
-def _encode(result: Any) -> tuple[str, str | None]:
+def encode_result(result: Any) -> tuple[str, str | None]:
+    """JSON of what a tool returned, and the text that a message may repeat."""
     if is_tool_failure(result):
         failure = codec.to_tree(result.model_dump(mode="json"))
         return orjson.dumps({"$": "tool_failure", "v": failure}).decode(), None
     return codec.encode(result), result if isinstance(result, str) else None
 
 
-def _replay(record: StepRecord) -> Any:
+def replay_result(record: StepRecord) -> Any:
     """What the tool returned, or what the model was told when it failed."""
     if record.status is StepStatus.FAILED:
         return _failure(orjson.loads(record.error or "{}"))
-    tree = orjson.loads(record.result or "null")
+    return decode_result(record.result or "null")
+
+
+def decode_result(text: str) -> Any:
+    """What a tool returned, as `encode_result` wrote it."""
+    tree = orjson.loads(text)
     if isinstance(tree, dict) and tree.get("$") == "tool_failure":
         from crewai.tools.tool_failure import ToolFailure
 

@@ -81,7 +81,7 @@ CREATE TABLE steps (
   agent TEXT, -- role
   task INTEGER, -- position of the task in the crew; NULL outside tasks
   status TEXT NOT NULL CHECK (status = 'started' OR status = 'done' OR status = 'failed'),
-  effect TEXT, -- of a tool: read, write or nested (its own steps are journaled themselves)
+  effect TEXT, -- of a tool: read, write, nested (its own steps are journaled themselves), cached
   attempts INTEGER NOT NULL, -- tries so far; those that did not count are in table attempts
   request TEXT, -- digest of the last message sent to the model (see view transcripts)
   params TEXT, -- digest of the message row with role `request`: model, tools, sampling

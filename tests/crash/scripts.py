@@ -27,9 +27,12 @@ DELAY = 0.05
 RECEIPT = {"customer": "ada", "amount": 5, "lines": ["lamp", "shade"]}
 
 
+def _work(coworker: str, task: str) -> dict[str, str]:
+    return {"coworker": coworker, "task": task, "context": "The order is number 7."}
+
+
 def _delegate(coworker: str, task: str) -> Reply:
-    arguments = {"coworker": coworker, "task": task, "context": "The order is number 7."}
-    return call("delegate_work_to_coworker", arguments)
+    return call("delegate_work_to_coworker", _work(coworker, task))
 
 
 def _receipt(turn: Turn) -> Reply:
@@ -38,8 +41,77 @@ def _receipt(turn: Turn) -> Reply:
     return said if turn.native or turn.schema is None else Reply(json.dumps(RECEIPT))
 
 
+_PLAN = {
+    "plan": "reserve, then say so",
+    "steps": [
+        {
+            "step_number": 1,
+            "description": "Reserve the lamp",
+            "tool_to_use": "reserve",
+            "depends_on": [],
+        },
+        {"step_number": 2, "description": "Say so", "tool_to_use": None, "depends_on": [1]},
+    ],
+    "ready": True,
+}
+_SEEN = {
+    "step_completed_successfully": True,
+    "key_information_learned": "reserved",
+    "remaining_plan_still_valid": True,
+    "needs_full_replan": False,
+}
+
+
+def _offers(turn: Turn, tool: str) -> bool:
+    return any(one["function"]["name"] == tool for one in turn.body.get("tools") or [])
+
+
+def _verdict(turn: Turn) -> Reply:
+    kind = "kind shop" in turn.task
+    return Reply(json.dumps({"valid": kind, "feedback": None if kind else "be kinder"}))
+
+
 _SAID = remembering(
     # in front: what is said to a memory
+    # models beside the agents' own: planners, judges, converters
+    Rule(call("create_reasoning_plan", _PLAN), when=lambda t: _offers(t, "create_reasoning_plan")),
+    Rule(Reply(json.dumps(_SEEN)), task="Just completed step"),
+    Rule(call("reserve", {"item": "lamp"}), Reply("reserved"), task="Reserve the lamp\n"),
+    Rule(Reply("said so"), task="## Current Step\nSay so"),
+    Rule(Reply("the day is planned"), task="Synthesize"),
+    Rule(_verdict, task="Ensure the following task result complies"),
+    Rule(call("Receipt", RECEIPT), when=lambda t: _offers(t, "Receipt")),
+    Rule(
+        lambda turn: Reply("a kind shop" if "be kinder" in turn.task else "a shop"),
+        task="Praise the shop",
+    ),
+    Rule(
+        call("charge", {"customer": "ada", "amount": 5}),
+        Reply("ada paid five"),
+        task="Describe the sale",
+    ),
+    # coworkers
+    Rule(
+        call(
+            "ask_question_to_coworker", {"coworker": "Porter", "question": "Free?", "context": "c"}
+        ),
+        calls(
+            [
+                ("delegate_work_to_coworker", _work("Cashier", "Take the money")),
+                ("delegate_work_to_coworker", _work("Cashier", "Take it back")),
+            ]
+        ),
+        Reply("led"),
+        task="Lead the shop",
+    ),
+    Rule(Reply("free"), agent="Porter", task="Free?"),
+    Rule(
+        use("charge", {"customer": "ada", "amount": -5}),
+        answer("gave 5 back"),
+        agent="Cashier",
+        task="Take it back",
+    ),
+    Rule(use("ship", {"order": 7}), answer("closed"), agent="Porter", task="Close the shop"),
     # sequential, async and akickoff crews
     Rule(use("reserve", {"item": "lamp"}), answer("reserved the lamp"), task="Reserve the item"),
     Rule(

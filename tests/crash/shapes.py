@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from crewai import Agent, Crew, Process, Task
+from crewai.agent.planning_config import PlanningConfig
 from crewai.tools import tool
 from pydantic import BaseModel
 
@@ -174,6 +175,30 @@ def acts_and_raises() -> Crew:
     clerk = agent_of("Clerk", "native", burn, charge)
     task = task_of("Print a label for order {order}", clerk)
     return Crew(name="burning", agents=[clerk], tasks=[task])
+
+
+def side_models() -> Crew:
+    """Models that are asked beside the agents' own work: a planner, a judge, a converter."""
+    config = PlanningConfig(max_attempts=1)
+    clerk = agent_of("Clerk", "native", reserve, planning_config=config)
+    cashier = agent_of("Cashier", "native", charge)  # with a tool, its answer is converted apart
+    tasks = [
+        task_of("Plan the day", clerk),
+        task_of("Praise the shop", cashier, guardrail="It must be kind."),
+        task_of("Describe the sale", cashier, output_json=Receipt),
+    ]
+    return Crew(name="side", agents=[clerk, cashier], tasks=tasks)
+
+
+def coworkers() -> Crew:
+    """A question, then two pieces of work for one coworker in one reply; results are cached."""
+    lead = agent_of("Lead", "native", allow_delegation=True)
+    cashier, porter = agent_of("Cashier", "native", charge), agent_of("Porter", "native", ship)
+    tasks = [
+        task_of("Lead the shop through order {order}", lead),
+        task_of("Close the shop", porter),
+    ]
+    return Crew(name="coworkers", agents=[lead, cashier, porter], tasks=tasks, cache=True)
 
 
 def mixed() -> Crew:

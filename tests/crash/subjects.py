@@ -71,6 +71,8 @@ SUBJECTS: Mapping[str, Subject] = {
             concurrency=2,
             tools_at_once=2,
         ),
+        _shape("side_models", "side-models"),
+        _shape("coworkers", "coworkers", concurrency=2, tools_at_once=2),
         _shape("sequential_native", "akickoff", how="akickoff"),
         _shape("mixed", "akickoff-mixed", how="akickoff", concurrency=2, tools_at_once=2),
     )

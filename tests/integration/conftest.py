@@ -19,8 +19,12 @@ def shared() -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(shared: Server) -> Server:
-    """The module's server, its ledger empty, its faults gone."""
+def server(shared: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The module's server, its ledger empty, its faults gone.
+
+    Models that are given by name alone reach it too.
+    """
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{shared.url}/v1")
     shared.reset()
     shared.app.faults = None
     shared.app.script = SCRIPT

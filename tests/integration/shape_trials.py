@@ -22,7 +22,9 @@ import pytest
 from crewai import Agent, Crew
 from crewai.llms.base_llm import BaseLLM
 
-from crewai_prod import harden, open_journal
+from crewai_prod import _faults, harden, open_journal
+from crewai_prod.errors import RunInterrupted
+from crewai_prod.heart import HEART
 from crewai_prod.records import StepKind, StepStatus
 from tests.crews import make_llm
 from tests.integration.parts import MODES, PATHS, Effects, Mode, go, make_tools
@@ -212,6 +214,33 @@ def run_failing(one: Shape, server: Server, folder: Path, path: str, mode: Mode)
             with _storage(folder):
                 return _done(one, scene, result)
     raise AssertionError("it never ends")
+
+
+def run_stopping(one: Shape, server: Server, folder: Path, path: str, mode: Mode) -> Done:
+    """The hardened crew, stopped as by a signal after every model call, resumed until it is done.
+
+    CrewAI goes on from some failures of models; this it does not survive.
+    """
+    scene = _scene(server, folder, path)
+    server.app.faults = None
+    for _ in range(_PATIENCE):
+        before = len(server.requests)
+        _faults.arm(at="model.after_call", action=_interrupt)
+        try:
+            result = kick_off(one, scene, mode)
+        except RunInterrupted:
+            assert len(server.requests) > before, "a session that asked nothing was stopped"
+        else:
+            with _storage(folder):
+                return _done(one, scene, result)
+        finally:
+            _faults.disarm()
+    raise AssertionError("it never ends")
+
+
+def _interrupt() -> None:
+    for run in HEART.runs():
+        run.stop(RunInterrupted())
 
 
 def kick_off(one: Shape, scene: Scene, mode: Mode) -> Any:

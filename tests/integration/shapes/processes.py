@@ -8,15 +8,10 @@ from crewai import Crew, Process, Task
 from crewai.tasks.conditional_task import ConditionalTask
 
 from tests.integration.shape_trials import Scene, shape
-from tests.openai_server import Conversation, Reply, Rule, Seen, answer, use
+from tests.openai_server import Conversation, Reply, Rule, answer, use
 
 _PLAN = '{"list_of_plans_per_task": [{"task_number": 1, "task": "t", "plan": "step one"}]}'
 _CHARGE = use("charge", {"amount": 7})
-
-
-def delegated(seen: Seen) -> bool:
-    """The worker's requests: CrewAI tells the manager of a failed delegation and goes on."""
-    return "Pay seven" in str(seen.body["messages"][1]["content"])
 
 
 def _hierarchical(scene: Scene) -> dict[str, Any]:
@@ -34,13 +29,13 @@ def _hierarchical(scene: Scene) -> dict[str, Any]:
     }
 
 
-@shape(spared=delegated)
+@shape()
 def hierarchical(scene: Scene) -> Crew:
     """A manager that CrewAI makes and that delegates to a worker who charges."""
     return Crew(**_hierarchical(scene), manager_llm=scene.llm(), name="h")
 
 
-@shape(spared=delegated)
+@shape()
 def with_manager(scene: Scene) -> Crew:
     """The same with a manager of the user's own."""
     return Crew(**_hierarchical(scene), manager_agent=scene.agent("Boss"))
