@@ -10,13 +10,14 @@ import pytest
 from crewai import Crew, Task
 from crewai.memory.unified_memory import Memory
 
-from crewai_prod import harden, open_journal
+from crewai_prod import harden, open_journal, open_run
+from crewai_prod._crewai.adoption import listen
 from crewai_prod.records import StepKind
 from tests.integration.parts import PATHS, Effects, fail_once, total
 from tests.integration.shape_trials import Scene
 from tests.integration.shapes.memory import WORK, crew_memory, memory_of, records
 from tests.memory_script import LONG, of_memory, remembering
-from tests.openai_server import Server, fault
+from tests.openai_server import Rule, Server, answer, fault
 
 
 @pytest.fixture(params=PATHS)
@@ -129,3 +130,24 @@ def test_the_user_is_left_with_a_memory_of_their_own(scene: Scene) -> None:
         assert type(held._memory) is Memory
         assert held._memory.recall(f"tides {LONG}")
     assert _billed(scene) == billed < total(scene.server)
+
+
+def test_a_bare_crew_with_a_memory_within_a_run(scene: Scene) -> None:
+    """Kicked off within a run, its memory's calls are the run's, and it is left as it was."""
+    listen()  # as the first `harden` of a process does
+    with open_run("a", journal=scene.folder / "j.db"):
+        crew = crew_memory(scene)
+        crew.kickoff()
+    assert len(records(scene)) == 4
+    assert _billed(scene) == total(scene.server)
+    assert type(crew._memory) is Memory
+
+
+def test_an_agent_ends_when_its_memories_are_saved(scene: Scene) -> None:
+    """An agent that is kicked off alone pays for what it remembers before it is done."""
+    scene.script(remembering(Rule(answer("charged seven"))))
+    agent = harden(scene.agent("Cashier", memory=memory_of(scene)), journal=scene.folder / "j.db")
+    agent.kickoff(f"Pay. {LONG}", run_id="a")
+    asked = total(scene.server)
+    assert records(scene)
+    assert _billed(scene) == asked == total(scene.server)

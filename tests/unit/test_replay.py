@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
 from crewai_prod.replay import History, TaskDefinition, Verdict, changes, plan_tasks
-from crewai_prod.steps import Scope, digest, path_part, read_request, related, step_id
+from crewai_prod.steps import Scope, digest, lies_beside, path_part, read_request, related, step_id
 from crewai_prod.walk import Walk
 
 TALK = st.lists(
@@ -40,6 +40,35 @@ def step(seq: int, scope: str = "tasks/0/A", **fields: Any) -> StepRecord:
 def request(talk: Any, params: Any = None, known: Any = frozenset()) -> Any:
     """A conversation as a request."""
     return read_request(talk, params or {"model": "m"}, known=known, contents={})
+
+
+AT, BESIDE = Scope(path="tasks/0/A"), Scope(path="tasks/0/A").beside("memory.recall", "5a6b7c8d")
+
+
+def test_what_is_done_beside_a_conversation_is_not_its_last_answer() -> None:
+    """A task that failed of its answer asks for that anew, not for what was made of it."""
+    history = History([step(1, AT.path), step(2, BESIDE.path)])
+    history.distrust("tasks/0")
+    assert history.failed("s1")
+    assert not history.failed("s2")
+
+
+@pytest.mark.parametrize(
+    ("failed", "later", "survived"),
+    [(AT, AT, True), (AT, BESIDE, False), (BESIDE, BESIDE, True), (BESIDE, AT, True)],
+)
+def test_a_conversation_tells_what_was_survived(
+    failed: Scope, later: Scope, survived: bool
+) -> None:
+    """What is done beside a conversation may come before its next step: it tells nothing of it."""
+    failure = step(1, failed.path, status=StepStatus.FAILED)
+    assert History([failure, step(2, later.path)]).went_on(failure) is survived
+
+
+def test_no_name_lies_beside_a_conversation() -> None:
+    """A tool or an agent may be called anything: its scope is not taken for one beside."""
+    assert lies_beside(BESIDE.path)
+    assert not lies_beside(AT.of_agent(":memory.recall").inside(":x", "1").path)
 
 
 @given(TALK, TALK)

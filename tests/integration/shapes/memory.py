@@ -67,7 +67,7 @@ def _and_saved(crew: Crew, mode: Mode, given: dict[str, Any]) -> Any:
     return result
 
 
-@shape(spared=of_memory, also=records, kickoff=_and_saved)
+@shape(spared=of_memory, also=records, kickoff=_and_saved, few=True)
 def crew_memory(scene: Scene) -> Crew:
     """`memory=True`, with the embedder of the crew's configuration."""
     scene.script(remembering(*WORK))

@@ -167,7 +167,7 @@ def _litellm(scene: Scene, **options: Any) -> LLM:
     )
 
 
-@shape()
+@shape(few=True)
 def litellm_model(scene: Scene) -> Crew:
     """A model behind LiteLLM."""
     return two_tasks(scene, _litellm(scene))
