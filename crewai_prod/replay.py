@@ -76,7 +76,7 @@ class History:
         within = [
             step
             for step in self._steps.values()
-            if lies_in(step.scope, scope) and not lies_beside(step.scope)
+            if lies_in(step.scope, scope) and not lies_beside(step.scope) and not step.direct
         ]
         last = max(within, key=lambda step: step.seq, default=None)
         if last is not None and last.kind is StepKind.MODEL:
@@ -106,7 +106,8 @@ class History:
         return any(seq > step.seq and tells(scope) for scope, seq in self._last_seq.items())
 
     def _put(self, step: StepRecord) -> None:
-        if step.step_id not in self._steps and step.kind is StepKind.MODEL:
+        is_model = step.kind is StepKind.MODEL and not step.direct
+        if step.step_id not in self._steps and is_model:
             self._models[step.scope].append(step.step_id)
         self._steps[step.step_id] = step
         self._last_seq[step.scope] = max(step.seq, self._last_seq.get(step.scope, 0))
