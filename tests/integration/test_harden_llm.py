@@ -190,3 +190,21 @@ def test_it_takes_no_options(llm: BaseLLM) -> None:
     """Options belong to runs."""
     with pytest.raises(errors.UsageError, match="journal"):
         harden(llm, journal="j.db")
+
+
+def test_bare_objects_in_a_run_keep_the_models_they_hold(
+    server: Server, tmp_path: Path, effects: Any
+) -> None:
+    """What a run takes over for a bare crew or agent is given back as the hardened model it was."""
+    crew = make_crew(server, effects)
+    held = [harden(agent.llm) for agent in crew.agents]
+    for agent, llm in zip(crew.agents, held, strict=True):
+        agent.llm = llm
+    with open_run("a", journal=tmp_path / "j.db"):
+        crew.kickoff(inputs={"who": "ann"})
+        single = crew.agents[0].kickoff("Do part 0")
+    assert single.raw == "facts about tides"
+    assert all(a.llm is llm for a, llm in zip(crew.agents, held, strict=True))
+    steps = open_journal(tmp_path / "j.db").steps("a")
+    assert [step.name for step in steps if step.kind.value == "tool"].count("look_up") == 2
+    assert_all_metered(tmp_path / "j.db", "a")
