@@ -94,6 +94,7 @@ TOTAL_OUTPUT_TOKENS: Final = "totals.output_tokens"  # ours: sum over all sessio
 TOTAL_TOKENS: Final = "totals.tokens"  # ours: input plus output
 TOTAL_REPLAYED: Final = "totals.replayed_steps"  # ours: steps this session took from the journal
 TOTAL_KEPT: Final = "totals.kept_tasks"  # ours: tasks that were not executed again
+TOTAL_UNMETERED: Final = "totals.unmetered_llm_calls"  # ours: model calls whose cost is unknown
 
 # -- events ---------------------------------------------------------------------------------------
 
@@ -104,6 +105,7 @@ TASK_STARTED: Final = "task.started"  # a task begins to execute
 TASK_FINISHED: Final = "task.finished"  # a task was executed, well or not
 TASK_KEPT: Final = "task.kept"  # a finished task's output is handed back unexecuted
 LLM_CALL: Final = "llm.call"  # a model call was made
+LLM_UNMETERED: Final = "llm.unmetered"  # a model call passed the run, and nobody said its cost
 TOOL_CALL: Final = "tool.call"  # a tool call was made
 STEP_FINISHED: Final = "step.finished"  # another step (a function, a person) has answered
 STEP_REPLAYED: Final = "step.replayed"  # a step was answered from the journal

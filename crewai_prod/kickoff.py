@@ -7,9 +7,11 @@ of crewai.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import orjson
@@ -68,7 +70,9 @@ class Kickoff:
             lease_seconds=self.options.settings.lease_seconds,
             open_log=lambda run_id: self.options.open_log(journal, run_id, self.name),
         )
-        return open_session(self.run, request, definitions)
+        opened = open_session(self.run, request, definitions)
+        _watch(self.run)
+        return opened
 
     def complete(self, result: str) -> None:
         """Record that the run is done, with its result as JSON.
@@ -135,6 +139,12 @@ def attach_finished(
         log=options.open_log(journal, run_id, opened.run.crew),
         plans=plan_tasks(definitions, opened.tasks, "keep"),
     )
+
+
+def _watch(run: Run) -> None:
+    """Have model calls that pass the seams reported, where there is a crewai to make them."""
+    if "crewai" in sys.modules:
+        import_module("crewai_prod._crewai.second_line").watch(run)
 
 
 def place_around() -> tuple[Run, Scope] | None:

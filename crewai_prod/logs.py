@@ -211,6 +211,7 @@ class RunLog:
         tool_calls: int | None = None,
         replayed_steps: int | None = None,
         kept_tasks: int | None = None,
+        unmetered: int | None = None,
     ) -> None:
         """A session of the run ends, with what the run took in all its sessions together."""
         line = {
@@ -223,6 +224,7 @@ class RunLog:
             fields.TOTAL_TOOL_CALLS: tool_calls,
             fields.TOTAL_REPLAYED: replayed_steps,
             fields.TOTAL_KEPT: kept_tasks,
+            fields.TOTAL_UNMETERED: unmetered,
             fields.LOG_DROPPED: self.dropped or None,
         }
         level = _LEVELS.get(status, "info")
@@ -364,6 +366,15 @@ class RunLog:
             **self._error(attempt.error),
         }
         self.emit(fields.RETRY, "warning", **line)
+
+    def llm_unmetered(self, *, model: str, task: str | None, agent: str | None) -> None:
+        """A model was called past the run, and the call is not on the bill."""
+        message = (
+            f"{model} was called past the run: the bill lacks the call, or what it cost. Give the "
+            "model to harden() and call that: its calls are recorded, replayed and billed."
+        )
+        where = {fields.REQUEST_MODEL: model, fields.TASK: task, fields.AGENT_NAME: agent}
+        self.emit(fields.LLM_UNMETERED, "warning", **{fields.MESSAGE: message}, **where)
 
     def warning(self, message: str, *, event: str = fields.WARNING, **more: Any) -> None:
         """Something a person should know, in a sentence without prompts, arguments or results."""

@@ -215,7 +215,8 @@ class StepRecord:
         attempts: Tries so far, this outcome's included.
         arguments: JSON of a tool's arguments.
         request: Digest of the last message of a model's conversation.
-        params: Digest of the message row (role `request`) that holds model, tools and sampling.
+        params: Digest of the message row (role `request`) that holds model, tools and sampling;
+            None for a model call that was made past the seams (see `direct`).
         result: JSON, tagged as `codec` writes it; None until done.
         error: JSON of the failure.
         epoch: The session of the run in which the outcome was recorded.
@@ -246,6 +247,16 @@ class StepRecord:
     started_at: float
     duration_ms: float | None = None
     epoch: int = 0
+
+    @property
+    def direct(self) -> bool:
+        """Whether it is a model call that code made past the seams: billed, but never replayed."""
+        return self.kind is StepKind.MODEL and self.params is None
+
+    @property
+    def unmetered(self) -> bool:
+        """Whether it is one of which nobody said what it cost."""
+        return self.direct and self.status is StepStatus.DONE and self.usage is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

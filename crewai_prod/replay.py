@@ -113,7 +113,8 @@ class History:
         return any(seq > step.seq and tells(scope) for scope, seq in self._last_seq.items())
 
     def _put(self, step: StepRecord) -> None:
-        if step.step_id not in self._steps and step.kind is StepKind.MODEL:
+        is_model = step.kind is StepKind.MODEL and not step.direct
+        if step.step_id not in self._steps and is_model:
             self._models[step.scope].append(step.step_id)
         self._steps[step.step_id] = step
         if step.effect != CACHED:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -93,6 +93,27 @@ class Answer:
     finish_reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectCall:
+    """A model call that code within a run made past the seams, as it was reported afterwards.
+
+    Attributes:
+        meant: Digest of what was asked.
+        usage: None if nobody said what it cost.
+        error: Facts of its failure.
+    """
+
+    model: str
+    provider: str | None
+    meant: str
+    started_at: float
+    duration_ms: float
+    usage: Usage | None = None
+    error: Mapping[str, Any] | None = None
+    response_id: str | None = None
+    finish_reason: str | None = None
+
+
 class Run:
     """A run of this process: prepared first, then attached to what the journal holds of it.
 
@@ -127,6 +148,10 @@ class Run:
         self._usage = Usage()
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
+        self.await_reports: Callable[[], None] | None = None
+        self._direct: set[str] = set()
+        self._unmetered = 0
+        self._warned: set[str] = set()
 
     def attach(
         self,
@@ -152,6 +177,7 @@ class Run:
         self._messages = set(opened.messages)
         self._usage = recorded_usage(opened.steps, opened.attempts)
         self._spent = _usage_by_scope(opened.steps, opened.attempts)
+        self._unmetered = sum(step.unmetered for step in opened.steps)
 
     @property
     def lease(self) -> Lease:
@@ -335,6 +361,64 @@ class Run:
         )
         self._commit(ticket, step, ticket.request.messages)
 
+    # -- model calls past the seams ---------------------------------------------------------------
+
+    def note_direct(self, scope: Scope) -> None:
+        """Code in this scope has begun to call a model itself: its report will follow."""
+        with self._lock:
+            self._direct.add(scope.path)
+
+    def record_direct(self, scope: Scope, call: DirectCall) -> None:
+        """Record and bill a model call that was made past the seams.
+
+        It cannot be replayed: the body around it is what is replayed. If that is executed again, so
+        is the call, and this is another attempt of the same step.
+
+        Raises:
+            CrewProdError: It could not be committed; the run is stopped.
+        """
+        if self.replay_only is not None:  # a finished run takes no more, on its bill neither
+            self._note_unmetered(scope, call.model)
+            return
+        with self._lock:
+            ticket = self._walk.identify(scope, StepKind.MODEL, call.model, call.meant)
+            self._walk.note(ticket)
+        ticket.provider, ticket.started_at = call.provider, call.started_at
+        ticket.clock = time.perf_counter() - call.duration_ms / 1000
+        step = self._step(
+            ticket,
+            StepStatus.DONE if call.error is None else StepStatus.FAILED,
+            error=None if call.error is None else orjson.dumps(dict(call.error)).decode(),
+            usage=call.usage,
+            model=call.model,
+            response_id=call.response_id,
+            finish_reason=call.finish_reason,
+        )
+        self._commit(ticket, step)
+        if step.unmetered:
+            self._note_unmetered(scope, call.model)
+
+    @property
+    def unmetered(self) -> int:
+        """Model calls past the seams, all sessions together, of which nobody said the cost."""
+        return self._unmetered
+
+    def _note_unmetered(self, scope: Scope, model: str) -> None:
+        with self._lock:
+            self._unmetered += 1
+            new = model not in self._warned
+            self._warned.add(model)
+        if new:
+            self.log.llm_unmetered(model=model, task=scope.task_name, agent=scope.agent)
+
+    def _gather(self, path: str) -> None:
+        """Have direct calls within a scope recorded before what they were made for is."""
+        with self._lock:
+            within = {one for one in self._direct if lies_in(one, path)}
+            self._direct -= within
+        if within and self.await_reports is not None:
+            self.await_reports()
+
     # -- tool calls -------------------------------------------------------------------------------
 
     def begin_tool(
@@ -387,6 +471,7 @@ class Run:
             CrewProdError: The run was stopped meanwhile (a nested call may have swallowed why), or
                 the result could not be committed.
         """
+        self._gather(ticket.inner.path)
         if ticket.effect == "nested":
             self.check()
         self._commit(ticket, self._step(ticket, StepStatus.DONE, result=result))
@@ -398,6 +483,7 @@ class Run:
         Raises:
             CrewProdError: The run was stopped meanwhile, or the failure could not be committed.
         """
+        self._gather(ticket.inner.path)
         if ticket.effect == "nested":
             self.check()
         self.degraded |= ticket.kind is StepKind.TOOL
@@ -499,6 +585,7 @@ class Run:
         Raises:
             CrewProdError: The run was stopped meanwhile, or it could not be committed.
         """
+        self._gather(self.scope_of_task(position).path)
         self.check()
         talk = read_request(messages, {}, known=self._messages, contents=self._contents)
         fresh = [m for m in talk.messages if m.role != "request"]
@@ -570,6 +657,8 @@ class Run:
             JournalError: The end could not be recorded; the lease is let go all the same, so that
                 resuming takes the run over at once.
         """
+        if self.await_reports is not None:
+            self.await_reports()
         self.ended = True
         HEART.leave(self.lease)
         reason = self._reason() if status is not RunStatus.FAILED else None
@@ -579,7 +668,13 @@ class Run:
         except JournalError as failure:
             forget_owner(self.lease.owner)
             raise self.stop(failure) from failure.__cause__
-        self.log.run_finished(status=status.value, reason=reason, error=error, usage=self._usage)
+        self.log.run_finished(
+            status=status.value,
+            reason=reason,
+            error=error,
+            usage=self._usage,
+            unmetered=self._unmetered,
+        )
         self.log.close()
 
     def _reason(self) -> str | None:

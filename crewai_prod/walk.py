@@ -180,11 +180,26 @@ class Walk:
         self._settle(ticket, record)
         return drifted
 
+    def note(self, ticket: Ticket) -> None:
+        """Fill in what is recorded of a ticket whose step has been made, whatever that is.
+
+        A step that cannot be replayed was made again with the body around it: another attempt.
+        """
+        record = self.history.take(ticket.step_id)
+        if record is None:
+            self._seq += 1
+            ticket.seq = self._seq
+        else:
+            self._try_again(ticket, record)
+
     def _settle(self, ticket: Ticket, record: StepRecord) -> None:
         """A recorded outcome is replayed; what stopped the run, or never ended, is tried anew."""
         if record.status is StepStatus.DONE or self._survived(record):
             ticket.recorded = record
-            return
+        else:
+            self._try_again(ticket, record)
+
+    def _try_again(self, ticket: Ticket, record: StepRecord) -> None:
         ticket.step_id, ticket.seq = record.step_id, record.seq
         ticket.digest, ticket.occurrence = record.digest, record.occurrence
         ticket.attempt = record.attempts + 1

@@ -3,8 +3,7 @@
 A tool, a step or a flow's method may kick off a bare crew or agent. CrewAI announces each on its
 event bus and waits for whoever listens before it goes on. The listeners here take over the objects
 of a kickoff that is announced within a run, and give them back when it ends; outside of runs they
-do nothing. Not covered: direct calls of a model in a user's own code, which cannot be answered from
-the journal.
+do nothing. Not covered: direct calls of a model in a user's own code (see `second_line`).
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from crewai.utilities.planning_handler import CrewPlanner
 from crewai_prod import codec
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew import nested_scope
+from crewai_prod._crewai.llm import in_a_run
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.takeover import original_of, put, put_private, seam_of
 from crewai_prod.kickoff import place_around
@@ -105,7 +105,7 @@ def _originals(value: Any) -> Any:
 def _agent_begins(executor: Any, event: Any) -> None:
     """The executor of `Agent.kickoff` is a flow that has not done anything yet."""
     place = place_around()
-    if place is None or not isinstance(executor, EXECUTOR) or seam_of(executor.llm) is not None:
+    if place is None or not isinstance(executor, EXECUTOR) or in_a_run(executor.llm):
         return
     run, around = place
     scope = _agent_scope(run, around, executor)
@@ -115,7 +115,7 @@ def _agent_begins(executor: Any, event: Any) -> None:
     put(executor, llm=llm, original_tools=tools, tools=parse_tools(tools))
     put(executor, function_calling_llm=workshop.llm(executor.function_calling_llm))
     agent = executor.agent
-    if agent is not None and seam_of(agent.llm) is None:
+    if agent is not None and not in_a_run(agent.llm):
         agent.__dict__[_BEFORE] = (agent.llm, run, scope)
         put(agent, llm=workshop.llm(agent.llm))
 

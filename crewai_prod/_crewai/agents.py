@@ -136,7 +136,7 @@ def _whoever_is_free(agent: Any, seam: AgentSeam) -> Iterator[Any]:
         finally:
             seam.busy.release()
         return
-    other = take_over(agent, RunAgent, AgentSeam(seam.run, seam.bench))
+    other = take_over(agent, RunAgent, AgentSeam(seam.run, seam.bench, seam.saves))
     fresh(other)
     assert original_of(other) is original_of(agent)
     try:

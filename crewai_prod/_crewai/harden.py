@@ -9,11 +9,13 @@ from typing import Any, overload
 
 from crewai import Agent, Crew
 from crewai.flow.flow import Flow
+from crewai.llms.base_llm import BaseLLM
 
 from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.agent_run import harden_agent
 from crewai_prod._crewai.crew import harden_crew
 from crewai_prod._crewai.flow import harden_flow, harden_flow_class
+from crewai_prod._crewai.llm import harden_llm
 from crewai_prod.errors import UsageError
 from crewai_prod.options import Options
 
@@ -45,8 +47,12 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
     `@harden(journal="runs.db")`, on a function that returns a crew, on a `@CrewBase` class or on
     its `@crew` method.
 
+    A model that your own code calls, in the body of a tool, a step or a flow's method, is hardened
+    too, without options: `model = harden(LLM("openai/gpt-4o-mini"))`. Within a run its calls are
+    recorded, replayed and billed as those of the crew's agents are; outside of any it is as before.
+
     Args:
-        target: A `Crew`, a function or method that returns one, or a `@CrewBase` class.
+        target: A `Crew`, a function or method that returns one, a `@CrewBase` class, or a model.
         **options: `journal`: path or `Journal`, default `CREWAI_PROD_JOURNAL`, else
             `.crewai_prod/journal.db` below the working directory. `durability`: `power` (default)
             or `process`. `tools`: `{tool name: {"effect": "read" | "write" | "nested",
@@ -55,8 +61,8 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             `stderr`, a logger or None; default a file beside the journal. `settings`: a `Settings`.
 
     Returns:
-        What it was given, hardened: still a `Crew`, a function that returns one, or a class. A
-        function's crew is built anew, through the function, for each run.
+        What it was given, hardened: still a `Crew`, a function that returns one, a class or a
+        model. A function's crew is built anew, through the function, for each run.
 
     Raises:
         UsageError: A target or an option value that does not exist.
@@ -69,6 +75,8 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
         return harden_agent(target, checked)
     if isinstance(target, Flow):
         return harden_flow(target, checked)
+    if isinstance(target, BaseLLM):
+        return _harden_model(target, options)
     if isinstance(target, Crew):
         return harden_crew(target, checked)
     if isinstance(target, type) and issubclass(target, Flow):
@@ -79,8 +87,17 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
         return _harden_function(target, checked)
     raise UsageError(
         f"harden() takes a Crew, a function that returns one, a @CrewBase class or its @crew "
-        f"method, not {type(target).__name__}."
+        f"method, or a model, not {type(target).__name__}."
     )
+
+
+def _harden_model(model: BaseLLM, options: dict[str, Any]) -> BaseLLM:
+    if options:
+        raise UsageError(
+            f"A model takes no options ({', '.join(sorted(options))}): its calls belong to the run "
+            "it is called in."
+        )
+    return harden_llm(model)
 
 
 def _harden_function(function: Callable[..., Any], options: Options) -> Callable[..., Any]:

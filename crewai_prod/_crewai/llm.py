@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ from crewai_prod._crewai.answers import chunks_of, decode_answer, encode_answer
 from crewai_prod._crewai.stop import Passing, StopRun
 from crewai_prod._crewai.takeover import (
     Seamed,
-    original_of,
+    behind,
     put,
     put_private,
     seam_of,
@@ -27,6 +28,7 @@ from crewai_prod._crewai.takeover import (
 )
 from crewai_prod.errors import CrewProdError, EmptyResponse
 from crewai_prod.failures import billed_usage, describe, revive
+from crewai_prod.kickoff import place_around
 from crewai_prod.records import StepRecord, StepStatus, Usage
 from crewai_prod.run import Answer, Run, body_point, current_scope
 from crewai_prod.steps import Scope, lies_in
@@ -69,34 +71,60 @@ class ModelSeam:
     """What a model needs to know of its run.
 
     Attributes:
-        run: The run.
+        run: The run; None for a model that belongs to whatever run it is called in.
         within: The scope of a kickoff that CrewAI gives no context of its own.
     """
 
-    run: Run
+    run: Run | None
     within: Scope | None = None
+
+
+ANY_RUN = ModelSeam(None)
 
 
 @dataclass(slots=True)
 class Meter:
-    """What one live call reported about itself, in the order it was reported."""
+    """What one live call reported about itself, in the order it was reported.
 
-    usages: list[dict[str, Any]] = field(default_factory=list)
+    Attributes:
+        usages: Reports of the model itself.
+        inner: Reports of other models that it handed the call on to. They count if it says nothing
+            itself: a model that does knows of them.
+        awaited: Whether such a report is to be expected.
+    """
+
+    usages: list[Mapping[str, Any]] = field(default_factory=list)
+    inner: list[Mapping[str, Any]] = field(default_factory=list)
+    awaited: bool = False
     finish_reason: str | None = None
     response_id: str | None = None
+    _closed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def usage(self) -> Usage | None:
-        """All reports of the call together; None if the model reported nothing."""
-        if not self.usages:
-            return None
-        first, *others = map(read_usage, self.usages)
-        return sum(others, first)
+    def report_inner(self, usage: Mapping[str, Any]) -> bool:
+        """Take up the report of another model; False if the call has been recorded without it."""
+        with self._lock:
+            if not self._closed and usage:
+                self.inner.append(usage)
+            return not self._closed or bool(self.usages)
+
+    def close(self) -> Usage | None:
+        """All reports of the call together; None if nobody reported anything."""
+        with self._lock:
+            self._closed = True
+        reported = self.usages or self.inner
+        return sum(map(read_usage, reported), Usage()) if reported else None
 
 
 _TOOL_CALL = LLMCallType.TOOL_CALL
 _meter: ContextVar[Meter | None] = ContextVar("crewai_prod_meter", default=None)
 _live: ContextVar[frozenset[int]] = ContextVar("crewai_prod_live", default=frozenset())
 _schemas: WeakKeyDictionary[type, Any] = WeakKeyDictionary()
+
+
+def current_meter() -> Meter | None:
+    """The meter of the model call that this code is part of."""
+    return _meter.get()
 
 
 def read_usage(report: Mapping[str, Any]) -> Usage:
@@ -133,8 +161,11 @@ class MeteredLLM(Seamed):
     def _track_token_usage_internal(self, usage_data: dict[str, Any]) -> None:
         meter = _meter.get()
         if meter is not None and usage_data:
-            meter.usages.append(usage_data)
+            self._report(meter, usage_data)
         super()._track_token_usage_internal(usage_data)  # type: ignore[misc]
+
+    def _report(self, meter: Meter, usage: Mapping[str, Any]) -> None:
+        meter.usages.append(usage)
 
     def _emit_call_completed_event(self, *args: Any, **kwargs: Any) -> None:
         meter = _meter.get()
@@ -150,22 +181,24 @@ class DurableLLM(MeteredLLM):
     @property
     def stop_sequences(self) -> list[str]:
         """Also those that CrewAI has set, for the call under way, on the user's own object."""
-        given: list[str] = original_of(self).stop_sequences
+        given: list[str] = behind(self).stop_sequences
         own: list[str] = getattr(super(), "stop_sequences", given)
         return own if own is not self.stop else given  # type: ignore[attr-defined]
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """`BaseLLM.call` of the original, at most once per run for one request."""
-        if id(self) in _live.get():  # the provider's own retry or fallback within one call
+        run = self._run_of_call()
+        if run is None:
             return super().call(*args, **kwargs)  # type: ignore[misc]
-        asked = _Call.read(self, args, kwargs)
-        return asked.answer(self, lambda: super(DurableLLM, self).call(*args, **kwargs))  # type: ignore[misc]
+        asked = _Call.read(self, run, args, kwargs)
+        return asked.answer(lambda: super(DurableLLM, self).call(*args, **kwargs))  # type: ignore[misc]
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """`BaseLLM.acall` of the original; commits on a worker thread."""
-        if id(self) in _live.get():
+        run = self._run_of_call()
+        if run is None:
             return await super().acall(*args, **kwargs)  # type: ignore[misc]
-        asked = _Call.read(self, args, kwargs)
+        asked = _Call.read(self, run, args, kwargs)
         ticket = asked.begin()
         if ticket.recorded is not None:
             return asked.replay(ticket.recorded)
@@ -179,6 +212,38 @@ class DurableLLM(MeteredLLM):
                     raise
             body_point("model.after_call")
             return await in_thread(asked.finish, ticket, answer, meter)
+
+    def _run_of_call(self) -> Run | None:
+        """The run this call is a step of; None for a provider's own retry within a call."""
+        seam: ModelSeam = seam_of(self)
+        return None if id(self) in _live.get() else seam.run
+
+
+class HardenedLLM(DurableLLM):
+    """A model that users call themselves: a step of whatever run it is called in, if any."""
+
+    users_own = True
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """`BaseLLM.call` of the original; within a run at most once for one request."""
+        with _refusing_in_person(args, kwargs):
+            return super().call(*args, **kwargs)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        """`BaseLLM.acall` of the original; within a run at most once for one request."""
+        with _refusing_in_person(args, kwargs):
+            return await super().acall(*args, **kwargs)
+
+    def _run_of_call(self) -> Run | None:
+        """The run around; within another model's call, this is part of that call."""
+        place = place_around()
+        return None if place is None or _meter.get() is not None else place[0]
+
+    def _report(self, meter: Meter, usage: Mapping[str, Any]) -> None:
+        if id(self) in _live.get():
+            meter.usages.append(usage)
+        else:
+            meter.report_inner(usage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,19 +261,18 @@ class _Call:
     types: tuple[Any, ...]
 
     @classmethod
-    def read(cls, llm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
-        given = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
+    def read(cls, llm: Any, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        given = _given(args, kwargs)
         messages = given.get("messages") or []
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         response_model = given.get("response_model")
         response_format = llm.__dict__.get("response_format")
-        seam: ModelSeam = seam_of(llm)
         task, agent = given.get("from_task"), given.get("from_agent")
         return cls(
             llm=llm,
-            run=seam.run,
-            scope=scope_of(seam.run, task, agent, within=seam.within),
+            run=run,
+            scope=scope_of(run, task, agent, within=seam_of(llm).within),
             model=str(llm.model),
             provider=getattr(llm, "provider", None),
             sources={name: given.get(name) for name in ("from_task", "from_agent")},
@@ -217,13 +281,13 @@ class _Call:
             types=(response_model, response_format),
         )
 
-    def answer(self, llm: Any, work: Callable[[], Any]) -> Any:
+    def answer(self, work: Callable[[], Any]) -> Any:
         """The recorded answer, or the one that `work` gives, committed."""
         ticket = self.begin()
         if ticket.recorded is not None:
             return self.replay(ticket.recorded)
         with self.run.in_flight():
-            with _calling(llm) as meter:
+            with _calling(self.llm) as meter:
                 body_point("model.before_call")
                 try:
                     answer = work()
@@ -269,7 +333,7 @@ class _Call:
                 Answer(
                     result=result,
                     text=text,
-                    usage=meter.usage(),
+                    usage=self._usage(meter),
                     model=self.model,
                     response_id=meter.response_id,
                     finish_reason=meter.finish_reason,
@@ -283,7 +347,7 @@ class _Call:
         """Record a failure of the model; a hook's or our own refusal is none."""
         if isinstance(error, Passing):
             return
-        usage = meter.usage()
+        usage = self._usage(meter)
         report = billed_usage(error) if usage is None else None
         if report is not None:
             usage = replace(read_usage(report), calls=0)
@@ -291,6 +355,12 @@ class _Call:
             self.run.fail_model(ticket, error, usage, describe(error))
         except CrewProdError as refusal:
             raise StopRun(refusal) from error
+
+    def _usage(self, meter: Meter) -> Usage | None:
+        """What the call cost. Another model's report of it may be on its way."""
+        if not meter.usages and meter.awaited and self.run.await_reports is not None:
+            self.run.await_reports()
+        return meter.close()
 
 
 def _streams(llm: Any) -> bool:
@@ -310,10 +380,11 @@ def answer_beside(
         response_model: What the answer is to be an instance of.
         work: Sends it; what it cost is told to `meter_beside`.
     """
-    if not isinstance(llm, DurableLLM) or id(llm) in _live.get():
+    run = llm._run_of_call() if isinstance(llm, DurableLLM) else None
+    if run is None:
         return work()
-    asked = _Call.read(llm, (messages,), {"response_model": response_model})
-    return asked.answer(llm, work)
+    asked = _Call.read(llm, run, (messages,), {"response_model": response_model})
+    return asked.answer(work)
 
 
 def meter_beside(usage: dict[str, Any]) -> None:
@@ -323,18 +394,29 @@ def meter_beside(usage: dict[str, Any]) -> None:
         meter.usages.append(usage)
 
 
-def take_over_llm(llm: BaseLLM, seam: ModelSeam) -> BaseLLM:
-    """The model for one run, with one state with the user's: counters, clients, response ids.
+def take_over_llm(llm: BaseLLM, seam: ModelSeam, mixin: type[DurableLLM] = DurableLLM) -> BaseLLM:
+    """The model behind its seam, with one state with the user's: counters, clients, response ids.
 
     A model that hands its calls on to another one (Azure's does) is copied, because the other one
     must be metered with it.
     """
     fields = {k: v for k, v in llm.__dict__.items() if isinstance(v, BaseLLM)}
     private = {k: v for k, v in (llm.__pydantic_private__ or {}).items() if isinstance(v, BaseLLM)}
-    taken = take_over(llm, DurableLLM, seam, share=not fields and not private)
+    taken = take_over(llm, mixin, seam, share=not fields and not private)
     put(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in fields.items()})
     put_private(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in private.items()})
     return taken
+
+
+def harden_llm(llm: BaseLLM) -> BaseLLM:
+    """A model that is a step of whatever run it is called in."""
+    return llm if isinstance(llm, HardenedLLM) else take_over_llm(llm, ANY_RUN, HardenedLLM)
+
+
+def in_a_run(llm: Any) -> bool:
+    """Whether a model belongs to one run."""
+    seam: ModelSeam | None = seam_of(llm)
+    return seam is not None and seam.run is not None
 
 
 def scope_of(
@@ -397,6 +479,23 @@ def model_params(llm: Any, tools: Any, response_model: Any, response_format: Any
         if value is not None:
             params[name] = _schema(value)
     return params
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    return {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
+
+
+@contextmanager
+def _refusing_in_person(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+    """A user's own code sees the refusal itself; CrewAI, which names who asks, what leaves it."""
+    try:
+        yield
+    except StopRun as stop:
+        given = _given(args, kwargs)
+        if given.get("from_task") is None and given.get("from_agent") is None:
+            raise stop.error from stop
+        raise
 
 
 def _schema(kind: Any) -> Any:

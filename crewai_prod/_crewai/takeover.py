@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 from weakref import WeakKeyDictionary, ref
 
 T = TypeVar("T")
@@ -27,7 +27,13 @@ class Seamed:
 
     A copy of a taken-over object belongs to the same run. To whoever compares or looks up objects,
     a taken-over one is the user's own.
+
+    Attributes:
+        users_own: Whether it is itself what a user holds: what is made of it for a run leads back
+            to it, not to what is behind it.
     """
+
+    users_own: ClassVar[bool] = False
 
     def __copy__(self) -> Any:
         copied = super().__copy__()  # type: ignore[misc]
@@ -38,10 +44,10 @@ class Seamed:
         return _linked(copied, seam_of(self), original_of(self))
 
     def __eq__(self, other: object) -> bool:
-        return original_of(self) is original_of(other) or bool(super().__eq__(other))
+        return _root(self) is _root(other) or bool(super().__eq__(other))
 
     def __hash__(self) -> int:
-        return hash(original_of(self))
+        return hash(_root(self))
 
 
 def seam_class(mixin: type, original: type) -> type:
@@ -105,7 +111,18 @@ def seam_of(taken: Any) -> Any:
 
 def original_of(taken: Any) -> Any:
     """The user's object behind a taken-over one; any other object itself."""
+    return taken if getattr(type(taken), "users_own", False) is True else behind(taken)
+
+
+def behind(taken: Any) -> Any:
+    """What an object was taken over from; any other object itself."""
     return getattr(taken, _ORIGINAL, taken) if _CLASS in type(taken).__dict__ else taken
+
+
+def _root(taken: Any) -> Any:
+    while (before := behind(taken)) is not taken:
+        taken = before
+    return taken
 
 
 def put(taken: Any, **values: Any) -> None:

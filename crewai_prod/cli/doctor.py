@@ -21,6 +21,7 @@ from crewai_prod.errors import CrewProdError, UsageError
 
 @click.command(short_help="Check whether it will work here.")
 @click.argument("target", metavar="[MODULE:CREW]", required=False)
+@click.option("--seams", is_flag=True, help="Prove seam by seam that this crewai is taken hold of.")
 @click.option(
     "--crash-test", is_flag=True, help="Kill the crew at every boundary, resume, compare."
 )
@@ -37,6 +38,7 @@ from crewai_prod.errors import CrewProdError, UsageError
 @journal_command
 def doctor(
     target: str | None,
+    seams: bool,
     crash_test: bool,
     pairs: Sequence[str],
     points: int,
@@ -47,7 +49,7 @@ def doctor(
     journal: str | None,
     as_json: bool,
 ) -> None:
-    """Check the installation; with MODULE:CREW also the crew, and that crewai's seams take hold."""
+    """Check the installation; with --seams also each seam in crewai, with MODULE:CREW both."""
     if crash_test:
         if target is None:
             raise UsageError("--crash-test needs a MODULE:CREW.")
@@ -60,7 +62,7 @@ def doctor(
         }
         _crash_test(target, read_inputs(pairs, None), options, as_json=as_json)
         return
-    checks, facts = _examine(target, journal, as_json=as_json)
+    checks, facts = _examine(target, journal, seams=seams, as_json=as_json)
     ok = all(check.status != "fail" for check in checks)
     if as_json:
         print_json({"ok": ok, "checks": [asdict(check) for check in checks], "crew": facts})
@@ -72,17 +74,19 @@ def doctor(
 
 
 def _examine(
-    target: str | None, journal: str | None, *, as_json: bool
+    target: str | None, journal: str | None, *, seams: bool, as_json: bool
 ) -> tuple[list[Check], dict[str, Any] | None]:
     facts: dict[str, Any] = {}
     checks = list(_told(surroundings(journal), quiet=as_json))
     if target is not None:
         checks += _told(_about_crew(target, journal, facts), quiet=as_json)
+    if seams or target is not None:
+        checks += _told(_about_seams(), quiet=as_json)
     return checks, facts or None
 
 
 def _about_crew(target: str, journal: str | None, facts: dict[str, Any]) -> Iterator[Check]:
-    from crewai_prod.cli._crew_checks import crew_checks, describe_crew, seam_checks
+    from crewai_prod.cli._crew_checks import crew_checks, describe_crew
 
     with results_only():
         try:
@@ -91,7 +95,15 @@ def _about_crew(target: str, journal: str | None, facts: dict[str, Any]) -> Iter
             found = [Check("crew", "fail", error.message, "Mend it, then run the doctor again.")]
         else:
             facts.update(describe_crew(crew))
-            found = [*crew_checks(crew, facts), *seam_checks()]
+            found = list(crew_checks(crew, facts))
+    yield from found
+
+
+def _about_seams() -> Iterator[Check]:
+    from crewai_prod.cli._crew_checks import seam_checks
+
+    with results_only():
+        found = list(seam_checks())
     yield from found
 
 

@@ -51,12 +51,13 @@ def stored_version(connection: sqlite3.Connection, location: str) -> int:
         SchemaTooNew: A newer crewai-prod wrote it.
         Corrupt: It is the database of another application.
     """
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    application, version = _marks(connection)
     if application != APPLICATION_ID:
         empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
         if empty and application == 0 and version == 0:
             return 0
+        application, version = _marks(connection)  # made by another process meanwhile
+    if application != APPLICATION_ID:
         raise Corrupt(f"{location} is no journal but some other database.", path=location)
     if version > current_version():
         raise SchemaTooNew(
@@ -66,6 +67,12 @@ def stored_version(connection: sqlite3.Connection, location: str) -> int:
             version=version,
         )
     return version
+
+
+def _marks(connection: sqlite3.Connection) -> tuple[int, int]:
+    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return application, version
 
 
 def migrate(connection: sqlite3.Connection, location: str) -> None:

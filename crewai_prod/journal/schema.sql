@@ -84,7 +84,8 @@ CREATE TABLE steps (
   effect TEXT, -- of a tool: read, write, nested (its own steps are journaled themselves), cached
   attempts INTEGER NOT NULL, -- tries so far; those that did not count are in table attempts
   request TEXT, -- digest of the last message sent to the model (see view transcripts)
-  params TEXT, -- digest of the message row with role `request`: model, tools, sampling
+  params TEXT, -- digest of the message row with role `request`: model, tools, sampling; NULL for a
+    -- model call that code made past the run: billed as far as its provider told, never replayed
   model TEXT, -- as the provider named it
   provider TEXT,
   response_id TEXT,

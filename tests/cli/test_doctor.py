@@ -104,13 +104,15 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_crew_and_the_seams(cli: Cli, desk: str) -> None:
-    """Undeclared tools are listed; both tool paths are recorded to the call."""
+    """Undeclared tools are listed; every seam is proved."""
     report = json.loads(cli("doctor", f"{desk}:make", "--json").stdout)
     checks = {check["name"]: check for check in report["checks"]}
     assert "charge" in checks["tools"]["detail"]
     assert checks["tools"]["status"] == "warn"
-    assert checks["seams, native tool calls"]["status"] == "ok"
-    assert checks["seams, text tool calls"]["status"] == "ok"
+    seams = {name: check["status"] for name, check in checks.items() if name.startswith("seam, ")}
+    assert seams["seam, text tool call under akickoff"] == "ok"
+    assert len(seams) > 20
+    assert set(seams.values()) == {"ok"}
     assert report["crew"]["tools"] == [{"name": "charge", "effect": "write", "declared": False}]
     assert report["crew"]["models"] == ["scripted"]
     declared = json.loads(cli("doctor", f"{desk}:hardened", "--json").stdout)
@@ -130,7 +132,19 @@ def test_seams_that_do_not_take_hold(cli: Cli, desk: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(tools.ToolBench, "take", lambda self, given: given)
     checks = _checked(cli, f"{desk}:make", status=1)
-    assert "tool calls the journal holds: 0" in checks["seams, native tool calls"]["detail"]
+    found = checks["seam, native tool call under kickoff"]
+    assert "tool calls the journal holds: 0" in found["detail"]
+    assert "On this release" in found["fix"]
+    assert checks["seam, model call under kickoff"]["status"] == "ok"
+
+
+def test_seams_without_a_crew(cli: Cli) -> None:
+    """Installing is enough: no crew has to be named."""
+    report = json.loads(cli("doctor", "--seams", "--json").stdout)
+    assert report["crew"] is None
+    names = [check["name"] for check in report["checks"]]
+    assert "seam, delegation" in names
+    assert names.index("python") < names.index("seam, delegation")
 
 
 def test_a_journal_that_is_no_file(cli: Cli) -> None:

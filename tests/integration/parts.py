@@ -126,3 +126,10 @@ def nth(number: int) -> Callable[[Any], bool]:
     """True of the `number`-th request alone, counted from 1."""
     counted = itertools.count(1)
     return lambda _: next(counted) == number
+
+
+def assert_all_metered(journal: Path, run_id: str, *, direct: int = 0) -> None:
+    """Assert that no model call passed the seams of a run but `direct` ones that its code made."""
+    past = [step for step in open_journal(journal).steps(run_id) if step.direct]
+    assert len(past) == direct, f"model calls passed the seams: {past}"
+    assert [step for step in past if step.unmetered] == [], "calls of unknown cost"

@@ -184,12 +184,12 @@ def _project(scene: Scene, heard: Heard) -> Any:
             heard.append(f"after | {result.raw}")
             return result
 
-        @hooks.before_llm_call
-        def asks(self, context: Any) -> None:
+        @hooks.before_llm_call  # type: ignore[arg-type]  # CrewBase binds it
+        def asks(self, context: Any) -> None:  # type: ignore[misc]
             heard.append(f"asks | {context.agent.role} | {len(context.messages)}")
 
-        @hooks.after_tool_call(tools=["charge"])
-        def charged(self, context: Any) -> None:
+        @hooks.after_tool_call(tools=["charge"])  # type: ignore[arg-type]
+        def charged(self, context: Any) -> None:  # type: ignore[misc]
             heard.append(f"charged | {context.tool_result}")
 
         @agent
@@ -211,8 +211,8 @@ def _project(scene: Scene, heard: Heard) -> Any:
         @crew
         def crew(self) -> Crew:
             return Crew(
-                agents=self.agents,  # type: ignore[attr-defined]
-                tasks=self.tasks,  # type: ignore[attr-defined]
+                agents=self.agents,
+                tasks=self.tasks,
                 step_callback=lambda step: heard.append(f"step | {type(step).__name__}"),
                 task_callback=lambda output: heard.append(f"task | {output.raw}"),
             )

@@ -92,7 +92,8 @@ def test_a_coworkers_model_failure_ends_the_run(
             process=Process.hierarchical,
             manager_llm=scene.llm(),
         )
-        return harden(made, journal=tmp_path / "j.db")
+        hardened: Crew = harden(made, journal=tmp_path / "j.db")
+        return hardened
 
     def is_the_cashiers(body: Any) -> bool:
         return "Pay seven" in str(body["messages"][1]["content"])

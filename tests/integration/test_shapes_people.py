@@ -27,7 +27,8 @@ def scene(server: Server, tmp_path: Path) -> Scene:
 
 
 def _crew(scene: Scene) -> Crew:
-    return harden(reviewed(scene), journal=scene.folder / "j.db")
+    crew: Crew = harden(reviewed(scene), journal=scene.folder / "j.db")
+    return crew
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -60,6 +60,5 @@ def judged_by_many(scene: Scene) -> Crew:
     def shout(output):  # type: ignore[no-untyped-def]  # CrewAI reads the annotations
         return (True, output.raw + "!") if len(output.raw) > 2 else (False, "try harder")
 
-    return _judged(
-        scene, guardrails=["It must be good.", HallucinationGuardrail(llm=scene.llm()), shout]
-    )
+    llm: Any = scene.llm()
+    return _judged(scene, guardrails=["It must be good.", HallucinationGuardrail(llm=llm), shout])

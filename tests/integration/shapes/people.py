@@ -62,7 +62,7 @@ class Editor:
         return self._edited(formatted_answer)
 
     def _complains(self, shown: Any, context: Any) -> bool:
-        bad = shown.output == "bad"
+        bad = bool(shown.output == "bad")
         if bad:
             self.effects.add("complained")
             context.messages.append({"role": "user", "content": "try harder"})
@@ -115,5 +115,5 @@ def asked(scene: Scene) -> Crew:
 @shape(few=True, kickoff=ask_and_go, unless=UNHEARD)
 def edited(scene: Scene) -> Crew:
     """A provider of the user's own, which changes the answer."""
-    set_provider(Editor(scene.effects))
+    set_provider(Editor(scene.effects))  # type: ignore[arg-type]  # the protocol has CrewAI's helpers
     return reviewed(scene)
