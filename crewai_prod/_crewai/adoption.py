@@ -30,7 +30,7 @@ from crewai.utilities.planning_handler import CrewPlanner
 
 from crewai_prod import codec
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
-from crewai_prod._crewai.crew import nested_scope
+from crewai_prod._crewai.crew_run import nested_scope
 from crewai_prod._crewai.takeover import original_of, put, seam_of
 from crewai_prod.kickoff import place_around
 from crewai_prod.run import Run
@@ -39,15 +39,14 @@ from crewai_prod.steps import Scope, digest
 _PARTS = ("agents", "tasks", "manager_agent", *CREW_LLMS)
 _BEFORE = "crewai_prod_before"
 _lock = threading.Lock()
-_listening: list[bool] = []
 
 
 def listen() -> None:
-    """Begin to listen, once per process."""
-    with _lock:
-        if _listening:
-            return
-        _listening.append(True)
+    """Begin to listen, or go on: whoever listens twice hears once.
+
+    Said again at every kickoff, because `crewai_event_bus.scoped_handlers()`, which tests use,
+    leaves nobody listening within its block.
+    """
     crewai_event_bus.on(CrewKickoffStartedEvent)(_crew_begins)
     crewai_event_bus.on(CrewKickoffCompletedEvent)(_crew_ends)
     crewai_event_bus.on(CrewKickoffFailedEvent)(_crew_ends)

@@ -13,6 +13,7 @@ from crewai import Agent
 from crewai.lite_agent_output import LiteAgentOutput
 
 from crewai_prod import codec
+from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.build import Workshop, give_back_agent
 from crewai_prod._crewai.definition import define_agent
@@ -145,6 +146,7 @@ class _AgentWork:
 
     @classmethod
     def of(cls, facade: Any, asked: _Asked) -> _AgentWork:
+        listen()
         seam: FacadeSeam = seam_of(facade)
         around = place_around()
         if around is not None and asked.run_id is None:

@@ -12,6 +12,7 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.tools.base_tool import BaseTool
 
 from crewai_prod import codec
+from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.build import Workshop
 from crewai_prod._crewai.definition import define_flow
 from crewai_prod._crewai.flow_run import FlowSeam, RunFlow
@@ -183,6 +184,7 @@ class _Asked:
 
 def _working(facade: Any, asked: _Asked) -> Any:
     """The copy of a hardened flow for one kickoff, not opened yet."""
+    listen()
     seam: FacadeSeam = seam_of(facade)
     working = _seam(facade, seam, asked)
     flow: Any = take_over(facade, RunFlow, working)

@@ -52,12 +52,8 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
         return functools.partial(harden, **options)
     checked = Options.read(**options)
     listen()
-    if isinstance(target, Agent):
-        return harden_agent(target, checked)
-    if isinstance(target, Flow):
-        return harden_flow(target, checked)
-    if isinstance(target, Crew):
-        return harden_crew(target, checked)
+    if isinstance(target, (Agent, Flow, Crew)):
+        return harden_object(target, checked)
     if isinstance(target, type) and issubclass(target, Flow):
         return harden_flow_class(target, checked)
     if isinstance(target, type):
@@ -68,6 +64,15 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
         f"harden() takes a Crew, a function that returns one, a @CrewBase class or its @crew "
         f"method, not {type(target).__name__}."
     )
+
+
+def harden_object(target: Any, options: Options) -> Any:
+    """A crew, an agent or a flow, hardened."""
+    if isinstance(target, Agent):
+        return harden_agent(target, options)
+    if isinstance(target, Flow):
+        return harden_flow(target, options)
+    return harden_crew(target, options)
 
 
 def _harden_function(function: Callable[..., Any], options: Options) -> Callable[..., Any]:
