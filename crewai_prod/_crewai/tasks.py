@@ -14,7 +14,7 @@ from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.outputs import decode_output, encode_output
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import Seamed, put, seam_of
-from crewai_prod._crewai.tools import ToolBench, task_at_work
+from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.errors import CrewProdError
 from crewai_prod.records import TaskRecord
 from crewai_prod.replay import Verdict
@@ -141,7 +141,7 @@ class RunTask(Seamed):
             return seam.stored(self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         seam.begin(worker)
-        with _at_work(self, seam):
+        with in_scope(seam.run, seam.scope):
             try:
                 output = super()._execute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
@@ -156,7 +156,7 @@ class RunTask(Seamed):
             return await asyncio.to_thread(seam.stored, self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         await asyncio.to_thread(seam.begin, worker)
-        with _at_work(self, seam):
+        with in_scope(seam.run, seam.scope):
             try:
                 output = await super()._aexecute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
@@ -164,17 +164,6 @@ class RunTask(Seamed):
                 raise
         await asyncio.to_thread(seam.finish, worker, output)
         return output
-
-
-@contextmanager
-def _at_work(task: Any, seam: TaskSeam) -> Iterator[None]:
-    """What happens here belongs to the task."""
-    token = task_at_work.set(task)
-    try:
-        with in_scope(seam.run, seam.scope):
-            yield
-    finally:
-        task_at_work.reset(token)
 
 
 @contextmanager
