@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from crewai.events.base_events import BaseEvent
@@ -49,6 +50,9 @@ _SAID = (
 )
 """Fields of events that do not differ from one bare kickoff to the next."""
 
+_HOOKS_LOSE_TOOL_CALLS = find_spec("crewai.hooks.dispatch") is None
+"""Before that module came, a hook after a model call made a native tool call a final answer."""
+
 
 @dataclass(slots=True)
 class Trace:
@@ -70,12 +74,12 @@ class Trace:
     effects: list[str] = field(default_factory=list)
 
 
-def observe(server: Server, effects: Effects, work: Callable[[list[Any]], Any]) -> Trace:
+def observe(server: Server, effects: Effects, path: str, work: Callable[[list[Any]], Any]) -> Trace:
     """Observe one piece of work, which gets the list that callbacks append to."""
     server.reset()
     effects.path.unlink(missing_ok=True)
     trace, seen = Trace(), list[tuple[Any, BaseEvent]]()
-    with _listening(seen), _hooked(trace.heard):
+    with _listening(seen), _hooked(trace.heard, path):
         trace.outcome = contextvars.Context().run(_outcome, work, trace.heard)
         crewai_event_bus.flush()
     names: dict[str, str] = {}
@@ -142,7 +146,7 @@ def _told(seen: list[tuple[Any, BaseEvent]], names: dict[str, str]) -> list[Any]
 
 
 @contextmanager
-def _hooked(heard: list[Any]) -> Iterator[None]:
+def _hooked(heard: list[Any], path: str) -> Iterator[None]:
     def before_llm(context: Any) -> None:
         heard.append(
             ("before model", context.agent.role, context.iterations, len(context.messages))
@@ -158,7 +162,8 @@ def _hooked(heard: list[Any]) -> Iterator[None]:
         heard.append(("after tool", context.tool_name, context.tool_result))
 
     register_before_llm_call_hook(before_llm)
-    register_after_llm_call_hook(after_llm)
+    if path == "text" or not _HOOKS_LOSE_TOOL_CALLS:
+        register_after_llm_call_hook(after_llm)
     register_before_tool_call_hook(before_tool)
     register_after_tool_call_hook(after_tool)
     try:

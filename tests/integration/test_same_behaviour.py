@@ -16,7 +16,8 @@ from crewai.flow.flow import Flow, and_, listen, router, start
 from crewai.tools import tool
 from pydantic import BaseModel
 
-from crewai_prod import harden
+from crewai_prod import harden, open_journal
+from crewai_prod._crewai.hardening import kickoffs_hardened
 from tests.crews import make_llm
 from tests.integration.parts import (
     MODES,
@@ -51,7 +52,7 @@ def both(server: Server, tmp_path: Path, path: str, make: Make, work: Work) -> t
         target = make(server, effects, path, heard)
         return work(harden(target, journal=tmp_path / "j.db", tools=READING))
 
-    return observe(server, effects, bare), observe(server, effects, hardened)
+    return observe(server, effects, path, bare), observe(server, effects, path, hardened)
 
 
 def assert_same(bare: Trace, hardened: Trace) -> None:
@@ -124,13 +125,18 @@ def agent(server: Server, effects: Effects, path: str, heard: list[Any]) -> Agen
     """An agent with a tool, a guardrail and a step callback."""
     report = Rule(Reply('{"total": 7}'), when=lambda turn: turn.schema is not None)
     server.app.script = Conversation(report, Rule(use("charge", {"amount": 7}), answer("7")))
+
+    def check(output):  # type: ignore[no-untyped-def]  # CrewAI reads the annotations
+        heard.append(("guardrail", output.raw))
+        return True, output.raw
+
     return Agent(
         role="Cashier",
         goal="g",
         backstory="b",
         llm=make_llm(server.url, path, max_retries=0),  # type: ignore[arg-type]
         tools=[make_tools(effects)[1]],
-        guardrail=lambda output: (heard.append(("guardrail", output.raw)) is None, output.raw),
+        guardrail=check,
         step_callback=lambda step: heard.append(("step", type(step).__name__)),
     )
 
@@ -294,3 +300,21 @@ def test_model_call_that_fails(server: Server, tmp_path: Path, path: str) -> Non
     traces = both(server, tmp_path, path, make, lambda one: go(one, inputs={"who": "ann"}))
     assert "invalid_api_key" in str(traces[0].outcome)
     assert_same(*traces)
+
+
+def test_session_of_hardened_kickoffs(server: Server, tmp_path: Path) -> None:
+    """`--harden-crews` makes a run of each outermost kickoff, and of nothing within or after it."""
+    journal, effects = tmp_path / "j.db", Effects(tmp_path)
+    before = [vars(kind)["kickoff"] for kind in (Crew, Agent)]
+    with kickoffs_hardened(journal):
+        go(crew(server, effects, "native", []), inputs={"who": "ann"})
+        go(agent(server, effects, "native", []), "akickoff", messages="Charge it")
+        assert go(flow(server, effects, "native", []), "kickoff_async") == "begin and pay"
+    go(crew(server, effects, "native", []), inputs={"who": "ann"})
+    assert [vars(kind)["kickoff"] for kind in (Crew, Agent)] == before
+    opened = open_journal(journal)
+    runs = {opened.run(one.run_id).kind: one.run_id for one in opened.runs()}
+    assert sorted(runs) == ["agent", "crew", "flow"]
+    assert len(opened.runs()) == 3
+    called = {step.name for step in opened.steps(runs["flow"])}
+    assert {"begin", "pay", "look_up", "charge"} <= called
