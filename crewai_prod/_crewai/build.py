@@ -19,7 +19,14 @@ from crewai.tools.agent_tools.agent_tools import AgentTools
 from crewai_prod._crewai.agents import AgentSeam, RunAgent
 from crewai_prod._crewai.definition import task_name
 from crewai_prod._crewai.llm import ModelSeam, take_over_llm
-from crewai_prod._crewai.takeover import give_back, original_of, put, put_private, take_over
+from crewai_prod._crewai.takeover import (
+    give_back,
+    original_of,
+    put,
+    put_private,
+    really_a,
+    take_over,
+)
 from crewai_prod._crewai.tasks import NestedTaskSeam, RunTask, TaskSeam
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.run import Run
@@ -64,7 +71,7 @@ class Workshop:
 
     def llm(self, llm: Any) -> Any:
         """A model behind its seam; names of models and None stay as they are."""
-        if not isinstance(llm, BaseLLM):
+        if not really_a(BaseLLM, llm):
             return llm
         return self._once(llm, lambda: take_over_llm(llm, ModelSeam(self._run, self._within)))
 
@@ -122,7 +129,7 @@ class Workshop:
         if isinstance(handler, ToolsHandler):
             put(taken, tools_handler=ToolsHandler(cache=handler.cache))
         config = values.get("planning_config")
-        if config is not None and isinstance(getattr(config, "llm", None), BaseLLM):
+        if config is not None and really_a(BaseLLM, getattr(config, "llm", None)):
             put(taken, planning_config=config.model_copy(update={"llm": self.llm(config.llm)}))
         put_private(
             taken,
@@ -169,7 +176,7 @@ class Workshop:
     def _guardrail(self, guardrail: Any) -> Any:
         """A guardrail that asks a model asks the run's."""
         llm = getattr(guardrail, "llm", None)
-        if not isinstance(llm, BaseLLM):
+        if not really_a(BaseLLM, llm):
             return guardrail
         taken = copy.copy(guardrail)
         taken.llm = self.llm(llm)

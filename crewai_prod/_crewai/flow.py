@@ -16,7 +16,15 @@ from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.build import Workshop
 from crewai_prod._crewai.definition import define_flow
 from crewai_prod._crewai.flow_run import FlowSeam, RunFlow
-from crewai_prod._crewai.takeover import Seamed, give_back, put, put_private, seam_of, take_over
+from crewai_prod._crewai.takeover import (
+    Seamed,
+    give_back,
+    put,
+    put_private,
+    really_a,
+    seam_of,
+    take_over,
+)
 from crewai_prod.errors import UsageError
 from crewai_prod.kickoff import Kickoff, place_around
 from crewai_prod.options import Options
@@ -234,9 +242,9 @@ def _bound_methods(facade: Any, flow: Any) -> dict[Any, Any]:
 def _take_over_held(flow: Any, workshop: Workshop) -> None:
     """Models and tools that the user keeps on the flow."""
     for name, value in list(flow.__dict__.items()):
-        if isinstance(value, BaseLLM):
+        if really_a(BaseLLM, value):
             put(flow, **{name: workshop.llm(value)})
-        elif isinstance(value, BaseTool):
+        elif really_a(BaseTool, value):
             (taken,) = workshop.bench.take([value]) or [value]
             put(flow, **{name: taken})
 

@@ -26,7 +26,7 @@ from crewai.tools.base_tool import BaseTool, Tool
 from crewai_prod import codec
 from crewai_prod._crewai.llm import outside_calls, scope_of
 from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_failure
-from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
+from crewai_prod._crewai.takeover import Seamed, put, really_a, seam_of, take_over
 from crewai_prod.errors import CrewProdError
 from crewai_prod.failures import describe, revive
 from crewai_prod.records import StepRecord, StepStatus
@@ -250,7 +250,7 @@ class ToolBench:
         return None if tools is None else [self._one(tool) for tool in tools]
 
     def _one(self, tool: Any) -> Any:
-        if not isinstance(tool, BaseTool) or isinstance(tool, DurableTool):
+        if not really_a(BaseTool, tool) or isinstance(tool, DurableTool):
             return tool
         if id(tool) not in self._taken:
             options = options_for(tool, self._options)
