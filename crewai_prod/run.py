@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -126,6 +126,7 @@ class Run:
         self._usage = Usage()
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
+        self._borrowed: dict[int, Callable[[], None]] = {}
 
     def attach(
         self,
@@ -525,6 +526,28 @@ class Run:
         self.log.task_kept(task=record.name, position=position, agent=record.agent)
         return record
 
+    # -- what is not the run's own ----------------------------------------------------------------
+
+    def borrow(self, thing: object, give_back: Callable[[], None]) -> None:
+        """Have something given back when the run ends, if it has not been returned before."""
+        with self._lock:
+            self._borrowed[id(thing)] = give_back
+
+    def return_(self, thing: object) -> None:
+        """Give something back now."""
+        with self._lock:
+            give_back = self._borrowed.pop(id(thing), None)
+        if give_back is not None:
+            give_back()
+
+    def retire(self) -> None:
+        """Nothing belongs to the run any more: no kickoff made later, and nothing borrowed."""
+        self.ended = True
+        with self._lock:
+            borrowed, self._borrowed = list(self._borrowed.values()), {}
+        for give_back in borrowed:
+            give_back()
+
     # -- the whole run ----------------------------------------------------------------------------
 
     @property
@@ -547,7 +570,7 @@ class Run:
             JournalError: The end could not be recorded; the lease is let go all the same, so that
                 resuming takes the run over at once.
         """
-        self.ended = True
+        self.retire()
         HEART.leave(self.lease)
         reason = self._reason() if status is not RunStatus.FAILED else None
         error = error and self._with_unusable(error)

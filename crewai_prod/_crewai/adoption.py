@@ -10,6 +10,7 @@ the journal.
 from __future__ import annotations
 
 import threading
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -34,10 +35,13 @@ from crewai_prod._crewai.crew import nested_scope
 from crewai_prod._crewai.takeover import original_of, put, seam_of
 from crewai_prod.kickoff import place_around
 from crewai_prod.run import Run
-from crewai_prod.steps import Scope, digest
+from crewai_prod.steps import Scope, digest, lies_in
 
 _PARTS = ("agents", "tasks", "manager_agent", *CREW_LLMS)
-_BEFORE = "crewai_prod_before"
+_AGENT_LLMS = ("llm", "function_calling_llm")
+_RUN = "crewai_prod_run"
+_AT_WORK = "crewai_prod_at_work"
+_CONFIG = "crewai_prod_planning_config"
 _lock = threading.Lock()
 _listening: list[bool] = []
 
@@ -67,15 +71,21 @@ def _crew_begins(crew: Any, event: Any) -> None:
         scope = nested_scope(run, around, crew, event.inputs)
         _make_models(crew)
         Workshop(run, run.tools, scope).fill(crew, list(crew.tasks))
-        crew.__dict__[_BEFORE] = (before, crew.agents)
+        crew.__dict__[_RUN] = run
+        run.borrow(crew, partial(_give_back_crew, crew, before, crew.agents))
 
 
 def _crew_ends(crew: Any, event: Any) -> None:
+    run: Run | None = crew.__dict__.get(_RUN)
+    if run is not None:
+        run.return_(crew)
+
+
+def _give_back_crew(crew: Any, before: dict[str, Any], agents: Any) -> None:
     """Give back, unless the crew has been kicked off again meanwhile: events come late."""
     with _lock:
-        before, agents = crew.__dict__.get(_BEFORE, (None, None))
-        if before is not None and crew.agents is agents:
-            del crew.__dict__[_BEFORE]
+        if crew.agents is agents:
+            crew.__dict__.pop(_RUN, None)
             put(crew, **before)
 
 
@@ -93,21 +103,40 @@ def _originals(value: Any) -> Any:
 
 
 def _agent_begins(executor: Any, event: Any) -> None:
-    """The executor of `Agent.kickoff` is a flow that has not done anything yet."""
+    """The executor of `Agent.kickoff` is a flow that has not done anything yet.
+
+    A guardrail's complaint has it begin again: it is taken over already.
+    """
     place = place_around()
-    if place is None or not isinstance(executor, EXECUTOR) or seam_of(executor.llm) is not None:
+    if place is None or not isinstance(executor, EXECUTOR):
         return
     run, around = place
+    agent = executor.agent
+    if seam_of(agent) is not None or executor.__dict__.get(_RUN) is run:
+        return
+    executor.__dict__[_RUN] = run
     scope = _agent_scope(run, around, executor)
     workshop = Workshop(run, run.tools, scope, within=scope)
-    llm = workshop.llm(executor.llm)
     tools = workshop.bench.take(executor.original_tools) or []
-    put(executor, llm=llm, original_tools=tools, tools=parse_tools(tools))
-    put(executor, function_calling_llm=workshop.llm(executor.function_calling_llm))
-    agent = executor.agent
-    if agent is not None and seam_of(agent.llm) is None:
-        agent.__dict__[_BEFORE] = (agent.llm, run, scope)
-        put(agent, llm=workshop.llm(agent.llm))
+    put(executor, original_tools=tools, tools=parse_tools(tools))
+    for name in _AGENT_LLMS:
+        put(executor, **{name: workshop.llm(original_of(getattr(executor, name)))})
+    if agent is not None:
+        _take_over_models(agent, workshop, run, scope)
+
+
+def _take_over_models(agent: Any, workshop: Workshop, run: Run, scope: Scope) -> None:
+    """What the agent asks itself: to plan, to read its answer, to judge it."""
+    with _lock:
+        at_work = agent.__dict__.setdefault(_AT_WORK, [])
+        at_work.append((run, scope))
+        before = {name: original_of(getattr(agent, name)) for name in _AGENT_LLMS}
+        put(agent, **{name: workshop.llm(before[name]) for name in _AGENT_LLMS})
+        config = getattr(agent, "planning_config", None)
+        if config is not None:
+            before["planning_config"] = agent.__dict__.setdefault(_CONFIG, config)
+            put(agent, planning_config=workshop.config(before["planning_config"]))
+        run.borrow(agent, partial(_give_back_agent, agent, before))
 
 
 def _agent_scope(run: Run, around: Scope, executor: Any) -> Scope:
@@ -117,11 +146,32 @@ def _agent_scope(run: Run, around: Scope, executor: Any) -> Scope:
 
 
 def _agent_ends(agent: Any, event: Any) -> None:
-    llm, run, scope = agent.__dict__.pop(_BEFORE, (None, None, None))
-    if llm is not None:
-        put(agent, llm=llm)
-        if isinstance(event, LiteAgentExecutionErrorEvent):
-            run.distrust_last_answer(scope)
+    """One kickoff has ended; the agent may be at work in others beside it."""
+    with _lock:
+        at_work = agent.__dict__.get(_AT_WORK)
+        if not at_work:
+            return
+        run, scope = _which(at_work)
+    if isinstance(event, LiteAgentExecutionErrorEvent):
+        run.distrust_last_answer(scope)
+    if not at_work:
+        run.return_(agent)
+
+
+def _which(at_work: list[tuple[Run, Scope]]) -> tuple[Run, Scope]:
+    """The kickoff that was made here: of one agent there may be several at once."""
+    place = place_around()
+    here = [one for one in at_work if place and lies_in(one[1].path, place[1].path)]
+    found = here[0] if here else at_work[0]
+    at_work.remove(found)
+    return found
+
+
+def _give_back_agent(agent: Any, before: dict[str, Any]) -> None:
+    with _lock:
+        for name in (_AT_WORK, _CONFIG):
+            agent.__dict__.pop(name, None)
+        put(agent, **before)
 
 
 def _executor_class() -> type:

@@ -15,6 +15,7 @@ from crewai import Crew, Task
 from crewai.agents.tools_handler import ToolsHandler
 from crewai.llms.base_llm import BaseLLM
 from crewai.tools.agent_tools.agent_tools import AgentTools
+from crewai.utilities.llm_utils import create_llm
 
 from crewai_prod._crewai.agents import AgentSeam, RunAgent
 from crewai_prod._crewai.definition import task_name
@@ -67,6 +68,13 @@ class Workshop:
         if not isinstance(llm, BaseLLM):
             return llm
         return self._once(llm, lambda: take_over_llm(llm, ModelSeam(self._run, self._within)))
+
+    def config(self, config: Any) -> Any:
+        """A planning configuration with its model behind its seam; CrewAI makes one of a name."""
+        llm = getattr(config, "llm", None)
+        if llm is None:
+            return config
+        return config.model_copy(update={"llm": self.llm(create_llm(llm))})
 
     def agent(self, agent: Any) -> Any:
         """An agent with its models and tools behind their seams."""
@@ -121,9 +129,7 @@ class Workshop:
         handler = values.get("tools_handler")
         if isinstance(handler, ToolsHandler):
             put(taken, tools_handler=ToolsHandler(cache=handler.cache))
-        config = values.get("planning_config")
-        if config is not None and isinstance(getattr(config, "llm", None), BaseLLM):
-            put(taken, planning_config=config.model_copy(update={"llm": self.llm(config.llm)}))
+        put(taken, planning_config=self.config(values.get("planning_config")))
         put_private(
             taken,
             _times_executed=0,
