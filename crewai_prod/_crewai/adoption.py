@@ -14,6 +14,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from crewai.agents.tools_handler import ToolsHandler
 from crewai.events.event_bus import crewai_event_bus
 from crewai.events.types.agent_events import (
     LiteAgentExecutionCompletedEvent,
@@ -105,20 +106,26 @@ def _originals(value: Any) -> Any:
 def _agent_begins(executor: Any, event: Any) -> None:
     """The executor of `Agent.kickoff` is a flow that has not done anything yet.
 
-    A guardrail's complaint has it begin again: it is taken over already.
+    A guardrail's complaint has it begin again: it is taken over already. So is the model of an
+    agent that CrewAI makes to work on a task of the run's, such as its planner.
     """
     place = place_around()
     if place is None or not isinstance(executor, EXECUTOR):
         return
     run, around = place
     agent = executor.agent
-    if seam_of(agent) is not None or executor.__dict__.get(_RUN) is run:
+    taken = seam_of(executor.llm)
+    planner = executor.task is not None and taken is not None and taken.run is run
+    if seam_of(agent) is not None or executor.__dict__.get(_RUN) is run or planner:
         return
     executor.__dict__[_RUN] = run
     scope = _agent_scope(run, around, executor)
     workshop = Workshop(run, run.tools, scope, within=scope)
     tools = workshop.bench.take(executor.original_tools) or []
     put(executor, original_tools=tools, tools=parse_tools(tools))
+    handler = executor.tools_handler
+    if isinstance(handler, ToolsHandler):  # a killed kickoff of this agent has left its last call
+        put(executor, tools_handler=ToolsHandler(cache=handler.cache))
     for name in _AGENT_LLMS:
         put(executor, **{name: workshop.llm(original_of(getattr(executor, name)))})
     if agent is not None:

@@ -217,28 +217,25 @@ def for_each(shop: Shop) -> BaseTool:
     return asking(lambda: [one.raw for one in shop.crew.kickoff_for_each(inputs)])
 
 
-NESTED = [
-    hardened_crew,
-    bare_crew,
-    awaited_crew,
-    hardened_awaited_crew,
-    threaded_crew,
-    bare_agents,
-    hardened_agents,
-    awaited_agents,
-    two_threads,
-    twice,
-    for_each,
+CASES = [
+    *((kind, path) for kind in (hardened_crew, bare_crew, bare_agents) for path in PATHS),
+    (awaited_crew, "text"),
+    (hardened_awaited_crew, "native"),
+    (threaded_crew, "native"),
+    (hardened_agents, "text"),
+    (awaited_agents, "native"),
+    (two_threads, "native"),
+    (twice, "text"),
+    (for_each, "text"),
 ]
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("kind", NESTED, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(("kind", "path"), CASES, ids=lambda one: getattr(one, "__name__", one))
 def test_killed_before_every_request(
     server: Server, make: Callable[[str], Shop], effects: Effects, kind: Any, path: str
 ) -> None:
     """The run repeats no request and no effect of what was kicked off within, and has its bill."""
-    mode = MODES[(NESTED.index(kind) + PATHS.index(path)) % 3]
+    mode = MODES[CASES.index((kind, path)) % 3]
     other = make(path)
     other.journal = other.journal.with_name("bare.db")
     bare = go(other.outer(kind(other), bare=True), mode)
@@ -273,13 +270,16 @@ def test_bare_crew_shows_its_outputs_and_is_bare_again(
     server: Server, make: Callable[[str], Shop], effects: Effects, path: str, mode: Mode
 ) -> None:
     """After a kickoff within a run the user's objects hold its outputs and belong to no run."""
+    other = make(path)  # CrewAI may answer the second kickoff's tools from its cache
+    twice = [other.crew.kickoff(inputs={"order": 7}).raw for _ in range(2)]
+    acted = effects.lines
+    effects.path.unlink()
     shop = make(path)
     go(shop.outer(bare_crew(shop)), mode, run_id="a")
     assert [task.output.raw for task in shop.crew.tasks] == ["charged 7", "sent to ann"]
     _is_the_users_own(shop)
     again = shop.crew.kickoff(inputs={"order": 7})
-    assert again.raw == "sent to ann"
-    assert effects.lines == ["charge 7", "send ann"] * 2
+    assert (again.raw, effects.lines) == (twice[-1], acted)
     assert shop.run_ids == ["a"]
 
 
