@@ -67,13 +67,16 @@ class History:
         """Begin a scope and all within it again: nothing there has been met."""
         self._met -= {one for one in self._met if lies_in(self._steps[one].scope, scope)}
 
+    def within(self, scope: str) -> list[StepRecord]:
+        """The steps of a scope and all within it."""
+        return [step for step in self._steps.values() if lies_in(step.scope, scope)]
+
     def distrust(self, scope: str) -> None:
         """Have the last step of a scope tried anew if it is a model's answer.
 
         CrewAI could do nothing with it: to hand it over again would fail the task again.
         """
-        within = [step for step in self._steps.values() if lies_in(step.scope, scope)]
-        last = max(within, key=lambda step: step.seq, default=None)
+        last = max(self.within(scope), key=lambda step: step.seq, default=None)
         if last is not None and last.kind is StepKind.MODEL:
             self._steps[last.step_id] = replace(last, status=StepStatus.FAILED)
 

@@ -258,6 +258,11 @@ class Run:
             found = sorted(p for p in self._unusable if within is None or lies_in(p, within))
         return orjson.dumps({**orjson.loads(error), "unusable": found}).decode() if found else error
 
+    def recorded(self, scope: Scope) -> list[StepRecord]:
+        """What is recorded of the steps in a scope and all within it."""
+        with self._lock:
+            return self._walk.history.within(scope.path)
+
     def enter(self, scope: Scope, *, retry: bool) -> None:
         """An agent begins to work in a scope; see `Walk.enter`."""
         with self._lock:
