@@ -126,7 +126,7 @@ class Run:
         self._usage = Usage()
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
-        self._borrowed: dict[int, Callable[[], None]] = {}
+        self.at_end: dict[int, Callable[[], None]] = {}
 
     def attach(
         self,
@@ -531,28 +531,6 @@ class Run:
         self.log.task_kept(task=record.name, position=position, agent=record.agent)
         return record
 
-    # -- what is not the run's own ----------------------------------------------------------------
-
-    def borrow(self, thing: object, give_back: Callable[[], None]) -> None:
-        """Have something given back when the run ends, if it has not been returned before."""
-        with self._lock:
-            self._borrowed[id(thing)] = give_back
-
-    def return_(self, thing: object) -> None:
-        """Give something back now."""
-        with self._lock:
-            give_back = self._borrowed.pop(id(thing), None)
-        if give_back is not None:
-            give_back()
-
-    def retire(self) -> None:
-        """Nothing belongs to the run any more: no kickoff made later, and nothing borrowed."""
-        self.ended = True
-        with self._lock:
-            borrowed, self._borrowed = list(self._borrowed.values()), {}
-        for give_back in borrowed:
-            give_back()
-
     # -- the whole run ----------------------------------------------------------------------------
 
     @property
@@ -575,7 +553,7 @@ class Run:
             JournalError: The end could not be recorded; the lease is let go all the same, so that
                 resuming takes the run over at once.
         """
-        self.retire()
+        self.ended = True
         HEART.leave(self.lease)
         reason = self._reason() if status is not RunStatus.FAILED else None
         error = error and self._with_unusable(error)
@@ -584,6 +562,8 @@ class Run:
         except JournalError as failure:
             forget_owner(self.lease.owner)
             raise self.stop(failure) from failure.__cause__
+        for give_back in list(self.at_end.values()):
+            give_back()
         self.log.run_finished(status=status.value, reason=reason, error=error, usage=self._usage)
         self.log.close()
 

@@ -264,7 +264,7 @@ class OpenRun:
         assert self._kickoff is not None
         run = self._kickoff.run
         if self.finished:
-            run.retire()
+            run.ended = True
             return
         failure = error if error is not None else run.stopped
         if failure is None:

@@ -10,6 +10,7 @@ the journal.
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -42,7 +43,7 @@ _PARTS = ("agents", "tasks", "manager_agent", *CREW_LLMS)
 _AGENT_LLMS = ("llm", "function_calling_llm")
 _RUN = "crewai_prod_run"
 _AT_WORK = "crewai_prod_at_work"
-_CONFIG = "crewai_prod_planning_config"
+_LENT = "crewai_prod_lent"
 _lock = threading.Lock()
 _listening: list[bool] = []
 
@@ -61,33 +62,47 @@ def listen() -> None:
     crewai_event_bus.on(LiteAgentExecutionErrorEvent)(_agent_ends)
 
 
+@dataclass(frozen=True, slots=True)
+class _Lent:
+    """What a run has taken over of a user's object, until its kickoff ends.
+
+    A kickoff that is killed announces no end. A crew is given back when it is kicked off again, not
+    when the run ends: what is still at work on it must not go on as if there were no run. An agent
+    is given back then, because an executor begins with whatever model it finds on its agent.
+    """
+
+    run: Run
+    before: dict[str, Any]
+
+
 def _crew_begins(crew: Any, event: Any) -> None:
     place = place_around()
-    if place is None or seam_of(crew) is not None:
+    if seam_of(crew) is not None:
         return
-    run, around = place
     with _lock:
-        before = {name: _originals(crew.__dict__.get(name)) for name in _PARTS}
-        put(crew, **before)
+        _give_back(crew, only_if_ended=place is None)
+        if place is None:
+            return
+        run, around = place
+        before = {name: crew.__dict__.get(name) for name in _PARTS}
         scope = nested_scope(run, around, crew, event.inputs)
         _make_models(crew)
         Workshop(run, run.tools, scope).fill(crew, list(crew.tasks))
-        crew.__dict__[_RUN] = run
-        run.borrow(crew, partial(_give_back_crew, crew, before, crew.agents))
+        crew.__dict__[_LENT] = _Lent(run, before)
 
 
 def _crew_ends(crew: Any, event: Any) -> None:
-    run: Run | None = crew.__dict__.get(_RUN)
-    if run is not None:
-        run.return_(crew)
-
-
-def _give_back_crew(crew: Any, before: dict[str, Any], agents: Any) -> None:
-    """Give back, unless the crew has been kicked off again meanwhile: events come late."""
     with _lock:
-        if crew.agents is agents:
-            crew.__dict__.pop(_RUN, None)
-            put(crew, **before)
+        _give_back(crew)
+
+
+def _give_back(thing: Any, *, only_if_ended: bool = False) -> None:
+    lent: _Lent | None = thing.__dict__.get(_LENT)
+    if lent is not None and (lent.run.ended or not only_if_ended):
+        lent.run.at_end.pop(id(thing), None)
+        for name in (_LENT, _AT_WORK):
+            thing.__dict__.pop(name, None)
+        put(thing, **lent.before)
 
 
 def _make_models(crew: Any) -> None:
@@ -99,27 +114,25 @@ def _make_models(crew: Any) -> None:
         put(crew, planning_llm=create_llm(planner.planning_agent_llm))
 
 
-def _originals(value: Any) -> Any:
-    return [original_of(one) for one in value] if isinstance(value, list) else original_of(value)
-
-
 def _agent_begins(executor: Any, event: Any) -> None:
     """The executor of `Agent.kickoff` is a flow that has not done anything yet.
 
     A guardrail's complaint has it begin again: it is taken over already. So is the model of an
     agent that CrewAI makes to work on a task of the run's, such as its planner.
     """
-    place = place_around()
-    if place is None or not isinstance(executor, EXECUTOR):
+    if not isinstance(executor, EXECUTOR):
+        return
+    agent, place = executor.agent, place_around()
+    if place is None or agent is None or seam_of(agent) is not None:
         return
     run, around = place
-    agent = executor.agent
     taken = seam_of(executor.llm)
     planner = executor.task is not None and taken is not None and taken.run is run
-    if seam_of(agent) is not None or executor.__dict__.get(_RUN) is run or planner:
-        return
-    executor.__dict__[_RUN] = run
-    scope = _agent_scope(run, around, executor)
+    if not planner and executor.__dict__.get(_RUN) is not run:
+        _take_over_executor(executor, run, _agent_scope(run, around, executor))
+
+
+def _take_over_executor(executor: Any, run: Run, scope: Scope) -> None:
     workshop = Workshop(run, run.tools, scope, within=scope)
     tools = workshop.bench.take(executor.original_tools) or []
     put(executor, original_tools=tools, tools=parse_tools(tools))
@@ -128,22 +141,21 @@ def _agent_begins(executor: Any, event: Any) -> None:
         put(executor, tools_handler=ToolsHandler(cache=handler.cache))
     for name in _AGENT_LLMS:
         put(executor, **{name: workshop.llm(original_of(getattr(executor, name)))})
-    if agent is not None:
-        _take_over_models(agent, workshop, run, scope)
+    executor.__dict__[_RUN] = run
+    with _lock:
+        _take_over_models(executor.agent, workshop, run, scope)
 
 
 def _take_over_models(agent: Any, workshop: Workshop, run: Run, scope: Scope) -> None:
     """What the agent asks itself: to plan, to read its answer, to judge it."""
-    with _lock:
-        at_work = agent.__dict__.setdefault(_AT_WORK, [])
-        at_work.append((run, scope))
-        before = {name: original_of(getattr(agent, name)) for name in _AGENT_LLMS}
-        put(agent, **{name: workshop.llm(before[name]) for name in _AGENT_LLMS})
-        config = getattr(agent, "planning_config", None)
-        if config is not None:
-            before["planning_config"] = agent.__dict__.setdefault(_CONFIG, config)
-            put(agent, planning_config=workshop.config(before["planning_config"]))
-        run.borrow(agent, partial(_give_back_agent, agent, before))
+    lent: _Lent | None = agent.__dict__.get(_LENT)
+    names = (*_AGENT_LLMS, "planning_config")
+    before = lent.before if lent else {name: getattr(agent, name, None) for name in names}
+    agent.__dict__.setdefault(_AT_WORK, []).append((run, scope))
+    agent.__dict__[_LENT] = _Lent(run, before)
+    put(agent, **{name: workshop.llm(before[name]) for name in _AGENT_LLMS})
+    put(agent, planning_config=workshop.config(before["planning_config"]))
+    run.at_end[id(agent)] = partial(_give_back, agent)
 
 
 def _agent_scope(run: Run, around: Scope, executor: Any) -> Scope:
@@ -159,10 +171,10 @@ def _agent_ends(agent: Any, event: Any) -> None:
         if not at_work:
             return
         run, scope = _which(at_work)
+        if not at_work:
+            _give_back(agent)
     if isinstance(event, LiteAgentExecutionErrorEvent):
         run.distrust_last_answer(scope)
-    if not at_work:
-        run.return_(agent)
 
 
 def _which(at_work: list[tuple[Run, Scope]]) -> tuple[Run, Scope]:
@@ -172,13 +184,6 @@ def _which(at_work: list[tuple[Run, Scope]]) -> tuple[Run, Scope]:
     found = here[0] if here else at_work[0]
     at_work.remove(found)
     return found
-
-
-def _give_back_agent(agent: Any, before: dict[str, Any]) -> None:
-    with _lock:
-        for name in (_AT_WORK, _CONFIG):
-            agent.__dict__.pop(name, None)
-        put(agent, **before)
 
 
 def _executor_class() -> type:

@@ -101,7 +101,7 @@ class FlowSeam:
         """Record the end; only then is the result handed over."""
         if self.run.replay_only is not None and self.kickoff is not None:
             self.show(flow)
-            self.run.retire()
+            self.run.ended = True
             return result
         if self.kickoff is None:
             self.show(flow)
@@ -126,7 +126,7 @@ class FlowSeam:
             refused = isinstance(error, Exception) and self.run.stopped is not None
             return self.run.stopped or error if refused else error
         if self.run.replay_only is not None:
-            self.run.retire()
+            self.run.ended = True
             return error
         if isinstance(error, Exception) and not isinstance(error, RunPaused):
             self.run.fail_task(_THE_FLOW, None, error, of_last_answer=False)
@@ -257,7 +257,7 @@ def _handed_back(flow: Any, seam: FlowSeam, stored: str) -> Any:
     kinds, end = _kinds_of_end(flow), orjson.loads(stored)
     apply_changes(flow._state, end["state"], kinds)
     seam.show(flow)
-    seam.run.retire()
+    seam.run.ended = True
     return unpack(end["result"], kinds)
 
 

@@ -122,7 +122,7 @@ class StateHistory:
         order, state = recorded["order"], recorded["state"]
 
         def due(name: str) -> bool:
-            return self._done.get(name, 0) <= order
+            return self._done.get(name, 0) <= int(order)
 
         texts = {name: text for name, text in state["set"].items() if due(name)}
         gone = [name for name in state["gone"] if due(name)]
