@@ -150,10 +150,13 @@ def _watch(run: Run) -> None:
 def place_around() -> tuple[Run, Scope] | None:
     """The run this code is executed in and where in it: a kickoff here belongs to it.
 
-    A context may outlive its run, in a thread or asyncio task that a tool left behind.
+    A context may outlive its run, in a thread or asyncio task that a tool left behind. If the run
+    is done that is nothing of its business; one that was stopped refuses whatever still goes on.
     """
     current = current_scope.get()
-    return None if current is None or current[0].ended else current
+    if current is None or (current[0].ended and current[0].stopped is None):
+        return None
+    return current
 
 
 def with_cause(seen: BaseException, error: BaseException) -> BaseException:

@@ -51,12 +51,12 @@ class History:
 
     def last_within(self, scope: str) -> StepRecord | None:
         """The step that was begun last within a scope, not beside its conversation."""
-        within = [
+        told = [
             step
-            for step in self._steps.values()
-            if step.effect != CACHED and lies_in(step.scope, scope) and not lies_beside(step.scope)
+            for step in self.within(scope)
+            if step.effect != CACHED and not step.direct and not lies_beside(step.scope)
         ]
-        return max(within, key=lambda step: step.seq, default=None)
+        return max(told, key=lambda step: step.seq, default=None)
 
     def failed(self, step_id: str) -> bool:
         """Whether exactly this step is recorded as failed."""
@@ -78,6 +78,10 @@ class History:
     def rewind(self, scope: str) -> None:
         """Begin a scope and all within it again: nothing there has been met."""
         self._met -= {one for one in self._met if lies_in(self._steps[one].scope, scope)}
+
+    def within(self, scope: str) -> list[StepRecord]:
+        """The steps of a scope and all within it."""
+        return [step for step in self._steps.values() if lies_in(step.scope, scope)]
 
     def distrust(self, scope: str) -> None:
         """Have the last step of a scope tried anew if it is a model's answer.

@@ -152,6 +152,7 @@ class Run:
         self._direct: set[str] = set()
         self._unmetered = 0
         self._warned: set[str] = set()
+        self.at_end: dict[int, Callable[[], None]] = {}
 
     def attach(
         self,
@@ -288,6 +289,11 @@ class Run:
         with self._lock:
             found = sorted(p for p in self._unusable if within is None or lies_in(p, within))
         return orjson.dumps({**orjson.loads(error), "unusable": found}).decode() if found else error
+
+    def recorded(self, scope: Scope) -> list[StepRecord]:
+        """What is recorded of the steps in a scope and all within it."""
+        with self._lock:
+            return self._walk.history.within(scope.path)
 
     def enter(self, scope: Scope, *, retry: bool) -> None:
         """An agent begins to work in a scope; see `Walk.enter`."""
@@ -674,6 +680,8 @@ class Run:
         except JournalError as failure:
             forget_owner(self.lease.owner)
             raise self.stop(failure) from failure.__cause__
+        for give_back in list(self.at_end.values()):
+            give_back()
         self.log.run_finished(
             status=status.value,
             reason=reason,

@@ -9,10 +9,12 @@ do nothing. Not covered: direct calls of a model in a user's own code (see `seco
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any
 
+from crewai.agents.tools_handler import ToolsHandler
 from crewai.events.event_bus import crewai_event_bus
 from crewai.events.types.agent_events import (
     LiteAgentExecutionCompletedEvent,
@@ -31,15 +33,18 @@ from crewai.utilities.planning_handler import CrewPlanner
 from crewai_prod import codec
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew_run import nested_scope
-from crewai_prod._crewai.llm import in_a_run
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.takeover import original_of, put, put_private, seam_of
 from crewai_prod.kickoff import place_around
 from crewai_prod.run import Run
-from crewai_prod.steps import Scope, digest
+from crewai_prod.steps import Scope, digest, lies_in
 
 _PARTS = ("agents", "tasks", "manager_agent", "memory", *CREW_LLMS)
-_BEFORE = "crewai_prod_before"
+_PRIVATE_PARTS = ("_memory", "_cache_handler")
+_AGENT_LLMS = ("llm", "function_calling_llm")
+_RUN = "crewai_prod_run"
+_AT_WORK = "crewai_prod_at_work"
+_LENT = "crewai_prod_lent"
 _lock = threading.Lock()
 
 
@@ -57,35 +62,54 @@ def listen() -> None:
     crewai_event_bus.on(LiteAgentExecutionErrorEvent)(_agent_ends)
 
 
+@dataclass(frozen=True, slots=True)
+class _Lent:
+    """What a run has taken over of a user's object, until its kickoff ends.
+
+    A kickoff that is killed announces no end. A crew is given back when it is kicked off again, not
+    when the run ends: what is still at work on it must not go on as if there were no run. An agent
+    is given back then, because an executor begins with whatever model it finds on its agent.
+    """
+
+    run: Run
+    before: dict[str, Any]
+    private: dict[str, Any] = field(default_factory=dict)
+
+
 def _crew_begins(crew: Any, event: Any) -> None:
     place = place_around()
-    if place is None or seam_of(crew) is not None:
+    if seam_of(crew) is not None:
         return
-    run, around = place
     with undisturbed():
-        before = {name: _originals(crew.__dict__.get(name)) for name in _PARTS}
-        cache = original_of(crew._cache_handler)
-        _put_back(crew, before, cache)
+        _give_back(crew, only_if_ended=place is None)
+        if place is None:
+            return
+        run, around = place
+        private = crew.__pydantic_private__ or {}
+        lent = _Lent(
+            run,
+            {name: crew.__dict__.get(name) for name in _PARTS},
+            {name: private.get(name) for name in _PRIVATE_PARTS},
+        )
         scope = nested_scope(run, around, crew, event.inputs)
         _make_models(crew)
         Workshop(run, run.tools, scope).fill(crew, list(crew.tasks))
-        crew.__dict__[_BEFORE] = (before, cache, crew.agents)
+        crew.__dict__[_LENT] = lent
 
 
 def _crew_ends(crew: Any, event: Any) -> None:
-    """Give back, unless the crew has been kicked off again meanwhile: events come late."""
     with undisturbed():
-        before, cache, agents = crew.__dict__.get(_BEFORE, (None, None, None))
-        if before is not None and crew.agents is agents:
-            del crew.__dict__[_BEFORE]
-            _put_back(crew, before, cache)
+        _give_back(crew)
 
 
-def _put_back(crew: Any, parts: Mapping[str, Any], cache: Any) -> None:
-    put(crew, **parts)
-    private = crew.__pydantic_private__ or {}
-    memory = original_of(private.get("_memory"))
-    put_private(crew, _memory=memory, _cache_handler=cache)
+def _give_back(thing: Any, *, only_if_ended: bool = False) -> None:
+    lent: _Lent | None = thing.__dict__.get(_LENT)
+    if lent is not None and (lent.run.ended or not only_if_ended):
+        lent.run.at_end.pop(id(thing), None)
+        for name in (_LENT, _AT_WORK):
+            thing.__dict__.pop(name, None)
+        put(thing, **lent.before)
+        put_private(thing, **lent.private)
 
 
 def _make_models(crew: Any) -> None:
@@ -97,26 +121,48 @@ def _make_models(crew: Any) -> None:
         put(crew, planning_llm=create_llm(planner.planning_agent_llm))
 
 
-def _originals(value: Any) -> Any:
-    return [original_of(one) for one in value] if isinstance(value, list) else original_of(value)
-
-
 def _agent_begins(executor: Any, event: Any) -> None:
-    """The executor of `Agent.kickoff` is a flow that has not done anything yet."""
-    place = place_around()
-    if place is None or not isinstance(executor, EXECUTOR) or in_a_run(executor.llm):
+    """The executor of `Agent.kickoff` is a flow that has not done anything yet.
+
+    A guardrail's complaint has it begin again: it is taken over already. So is the model of an
+    agent that CrewAI makes to work on a task of the run's, such as its planner.
+    """
+    if not isinstance(executor, EXECUTOR):
+        return
+    agent, place = executor.agent, place_around()
+    if place is None or agent is None or seam_of(agent) is not None:
         return
     run, around = place
-    scope = _agent_scope(run, around, executor)
+    taken = seam_of(executor.llm)
+    planner = executor.task is not None and taken is not None and taken.run is run
+    if not planner and executor.__dict__.get(_RUN) is not run:
+        _take_over_executor(executor, run, _agent_scope(run, around, executor))
+
+
+def _take_over_executor(executor: Any, run: Run, scope: Scope) -> None:
     workshop = Workshop(run, run.tools, scope, within=scope)
-    llm = workshop.llm(executor.llm)
     tools = workshop.bench.take(executor.original_tools) or []
-    put(executor, llm=llm, original_tools=tools, tools=parse_tools(tools))
-    put(executor, function_calling_llm=workshop.llm(executor.function_calling_llm))
-    agent = executor.agent
-    if agent is not None and not in_a_run(agent.llm):
-        agent.__dict__[_BEFORE] = (agent.llm, run, scope)
-        put(agent, llm=workshop.llm(agent.llm))
+    put(executor, original_tools=tools, tools=parse_tools(tools))
+    handler = executor.tools_handler
+    if isinstance(handler, ToolsHandler):  # a killed kickoff of this agent has left its last call
+        put(executor, tools_handler=ToolsHandler(cache=handler.cache))
+    for name in _AGENT_LLMS:
+        put(executor, **{name: workshop.llm(original_of(getattr(executor, name)))})
+    executor.__dict__[_RUN] = run
+    with undisturbed():
+        _take_over_models(executor.agent, workshop, run, scope)
+
+
+def _take_over_models(agent: Any, workshop: Workshop, run: Run, scope: Scope) -> None:
+    """What the agent asks itself: to plan, to read its answer, to judge it."""
+    lent: _Lent | None = agent.__dict__.get(_LENT)
+    names = (*_AGENT_LLMS, "planning_config")
+    before = lent.before if lent else {name: getattr(agent, name, None) for name in names}
+    agent.__dict__.setdefault(_AT_WORK, []).append((run, scope))
+    agent.__dict__[_LENT] = _Lent(run, before)
+    put(agent, **{name: workshop.llm(before[name]) for name in _AGENT_LLMS})
+    put(agent, planning_config=workshop.config(before["planning_config"]))
+    run.at_end[id(agent)] = partial(_give_back, agent)
 
 
 def _agent_scope(run: Run, around: Scope, executor: Any) -> Scope:
@@ -126,11 +172,25 @@ def _agent_scope(run: Run, around: Scope, executor: Any) -> Scope:
 
 
 def _agent_ends(agent: Any, event: Any) -> None:
-    llm, run, scope = agent.__dict__.pop(_BEFORE, (None, None, None))
-    if llm is not None:
-        put(agent, llm=llm)
-        if isinstance(event, LiteAgentExecutionErrorEvent):
-            run.distrust_last_answer(scope)
+    """One kickoff has ended; the agent may be at work in others beside it."""
+    with _lock:
+        at_work = agent.__dict__.get(_AT_WORK)
+        if not at_work:
+            return
+        run, scope = _which(at_work)
+        if not at_work:
+            _give_back(agent)
+    if isinstance(event, LiteAgentExecutionErrorEvent):
+        run.distrust_last_answer(scope)
+
+
+def _which(at_work: list[tuple[Run, Scope]]) -> tuple[Run, Scope]:
+    """The kickoff that was made here: of one agent there may be several at once."""
+    place = place_around()
+    here = [one for one in at_work if place and lies_in(one[1].path, place[1].path)]
+    found = here[0] if here else at_work[0]
+    at_work.remove(found)
+    return found
 
 
 def _executor_class() -> type:

@@ -114,6 +114,12 @@ class Workshop:
         """A model behind its seam, made first if only its name or settings are given."""
         return None if named is None else self.llm(create_llm(named))
 
+    def config(self, config: Any) -> Any:
+        """A planning configuration with its model behind its seam."""
+        if config is None:
+            return None
+        return config.model_copy(update={"llm": self.model(getattr(config, "llm", None))})
+
     def agent(self, agent: Any) -> Any:
         """An agent with its models and tools behind their seams."""
         if agent is None:
@@ -176,10 +182,7 @@ class Workshop:
             handler.cache = self.caches.take(handler.cache)
         if "cache_handler" in values:
             put(taken, cache_handler=self.caches.take(values["cache_handler"]))
-        config = values.get("planning_config")
-        if config is not None:
-            llm = self.model(getattr(config, "llm", None))
-            put(taken, planning_config=config.model_copy(update={"llm": llm}))
+        put(taken, planning_config=self.config(values.get("planning_config")))
         return taken
 
     def _task(self, position: int, task: Task, held: Any) -> Any:

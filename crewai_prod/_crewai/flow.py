@@ -164,16 +164,17 @@ def harden_flow(flow: Any, options: Options) -> Any:
 
 
 def harden_flow_class(kind: type[Flow[Any]], options: Options) -> type[Flow[Any]]:
-    """A class whose instances are hardened flows of the class given."""
+    """A subclass whose instances are hardened flows; the class itself stays as it is."""
 
-    def make(_: type, *args: Any, **kwargs: Any) -> Any:
-        return harden_flow(kind(*args, **kwargs), options)
+    def make(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        return harden_flow(super(meta, cls).__call__(*args, **kwargs), options)
 
+    meta: Any = type("HardeningMeta", (type(kind),), {"__call__": make})
     names = ("__module__", "__qualname__", "__doc__")
-    namespace = {name: getattr(kind, name) for name in names}
-    meta: Any = type(kind)
-    made: type[Flow[Any]] = meta(kind.__name__, (kind,), {**namespace, "__new__": make})
-    return made
+    made: Any = meta(kind.__name__, (kind,), {n: getattr(kind, n) for n in names})
+    made._flow_definition = kind.flow_definition()  # CrewAI reads a class's own methods only
+    hardened: type[Flow[Any]] = made
+    return hardened
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +224,8 @@ def _working(facade: Any, asked: _Asked) -> Any:
 
 def _bound_methods(facade: Any, flow: Any) -> dict[Any, Any]:
     """The flow's methods, bound to the copy; those of a declared flow are built for it."""
-    declared = facade._definition is not type(facade).flow_definition()
-    bound = {name: getattr(method, "__self__", None) for name, method in facade._methods.items()}
-    if declared and not any(owner is not None for owner in bound.values()):
-        built: dict[Any, Any] = flow._action_bound_methods()
-        return built
-    made: dict[Any, Any] = flow._class_bound_methods()
+    owned = any(hasattr(method, "__self__") for method in facade._methods.values())
+    made: dict[Any, Any] = flow._class_bound_methods() if owned else flow._action_bound_methods()
     return made
 
 

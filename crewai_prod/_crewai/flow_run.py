@@ -16,6 +16,7 @@ from crewai_prod._crewai.build import Workshop
 from crewai_prod._crewai.definition import define_flow
 from crewai_prod._crewai.flow_steps import (
     MethodStep,
+    StateHistory,
     apply_changes,
     ask_person,
     begin_state,
@@ -63,6 +64,7 @@ class FlowSeam:
         feedback: What a person has answered to the question the run waits for.
         run_id: The run's, once it is opened.
         ready: Set once the run's initial state has been restored or recorded.
+        states: What its methods have done to its state.
     """
 
     holder: Holder
@@ -73,6 +75,7 @@ class FlowSeam:
     feedback: str | None = None
     run_id: str | None = None
     ready: bool = False
+    states: StateHistory = field(default_factory=StateHistory)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -101,7 +104,11 @@ class FlowSeam:
 
     def finished(self, flow: Any, result: Any) -> Any:
         """Record the end; only then is the result handed over."""
-        if self.kickoff is None or self.run.replay_only is not None:
+        if self.run.replay_only is not None and self.kickoff is not None:
+            self.show(flow)
+            self.run.ended = True
+            return result
+        if self.kickoff is None:
             self.show(flow)
             self.run.check()
             return result
@@ -127,11 +134,12 @@ class FlowSeam:
     def failed(self, flow: Any, error: BaseException) -> BaseException:
         """Record how it ended; returns what the caller is to see."""
         self.show(flow)
-        if self.run.replay_only is not None:
-            return error
         if self.kickoff is None:
             refused = isinstance(error, Exception) and self.run.stopped is not None
             return self.run.stopped or error if refused else error
+        if self.run.replay_only is not None:
+            self.run.ended = True
+            return error
         if isinstance(error, Exception) and not isinstance(error, RunPaused):
             self.run.fail_task(_THE_FLOW, None, error, of_last_answer=False)
         return self.kickoff.fail(error)
@@ -167,10 +175,12 @@ class RunFlow(Seamed):
         seam: FlowSeam = seam_of(self)
         async with seam.lock:
             if not seam.ready:
-                await in_thread(begin_state, seam.run, seam.scope, self)
+                await in_thread(begin_state, seam.run, seam.scope, self, seam.states)
                 seam.ready = True
-        begin = MethodStep.begin
-        step = await in_thread(begin, seam.run, seam.scope, self, str(method_name), method)
+        name = str(method_name)
+        step = await in_thread(
+            MethodStep.begin, seam.run, seam.scope, seam.states, self, name, method
+        )
         run = super()._execute_method  # type: ignore[misc]
         return await run(method_name, step.callable(), *args, **kw)
 
@@ -196,13 +206,10 @@ class RunFlow(Seamed):
         run = super()._run_human_feedback_step  # type: ignore[misc]
         return await run(method_name, definition, output)
 
-    def _request_human_feedback(self, *args: Any, **kwargs: Any) -> Any:
+    def _request_human_feedback(self, **kwargs: Any) -> Any:
         seam: FlowSeam = seam_of(self)
         ask: Callable[..., Any] = super()._request_human_feedback  # type: ignore[misc]
-        question = {"message": kwargs.get("message"), "method": kwargs.get("method_name")}
-        return ask_person(
-            seam.run, seam.scope, "human_feedback", question, lambda: ask(*args, **kwargs)
-        )
+        return ask_about(seam, kwargs["method_name"], kwargs["message"], lambda: ask(**kwargs))
 
     def _resolve_feedback_provider(self, definition: Any) -> Any:
         provider = super()._resolve_feedback_provider(definition)  # type: ignore[misc]
@@ -212,6 +219,12 @@ class RunFlow(Seamed):
     def usage_metrics(self) -> Any:
         """The kickoff's true total, all sessions together."""
         return read_metrics(seam_of(self).usage)
+
+
+def ask_about(seam: FlowSeam, method: str, message: str, ask: Callable[[], Any]) -> Any:
+    """What a person says about what a method returned."""
+    scope, question = seam.scope.of_method(str(method)), {"message": message}
+    return ask_person(seam.run, scope, "human_feedback", question, ask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +240,8 @@ class RecordedFeedback:
         Raises:
             HumanFeedbackPending: The provider answers later; the run waits.
         """
-        question = {"message": context.message, "method": str(context.method_name)}
-        return ask_person(
-            self.seam.run,
-            self.seam.scope,
-            "human_feedback",
-            question,
-            lambda: self._answer(context, flow),
-        )
+        name, message = context.method_name, context.message
+        return ask_about(self.seam, name, message, lambda: self._answer(context, flow))
 
     def _answer(self, context: Any, flow: Any) -> Any:
         given, self.seam.feedback = self.seam.feedback, None
@@ -246,10 +253,11 @@ class RecordedFeedback:
 
 def encode_end(flow: Any, result: Any) -> str:
     """What a flow's kickoff returned and the state it ended with, as JSON."""
-    text, faithful = pack(result, _kinds_of_end(flow))
+    kinds = _kinds_of_end(flow)
+    text, faithful = pack(result, kinds)
     if not faithful:
         return UNFAITHFUL
-    return orjson.dumps({"result": text, "state": whole_state(flow)}).decode()
+    return orjson.dumps({"result": text, "state": whole_state(flow, kinds)}).decode()
 
 
 def _handed_back(flow: Any, seam: FlowSeam, stored: str) -> Any:
@@ -257,6 +265,7 @@ def _handed_back(flow: Any, seam: FlowSeam, stored: str) -> Any:
     kinds, end = _kinds_of_end(flow), orjson.loads(stored)
     apply_changes(flow._state, end["state"], kinds)
     seam.show(flow)
+    seam.run.ended = True
     return unpack(end["result"], kinds)
 
 

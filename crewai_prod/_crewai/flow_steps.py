@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -22,7 +23,7 @@ from crewai.tasks.task_output import TaskOutput
 from pydantic import BaseModel
 
 from crewai_prod.failures import describe
-from crewai_prod.records import StepKind, StepStatus
+from crewai_prod.records import StepKind, StepRecord, StepStatus
 from crewai_prod.run import Run, in_body
 from crewai_prod.steps import Scope
 from crewai_prod.stored import UNFAITHFUL, Kinds, kinds_of_model, kinds_seen_by, pack, unpack
@@ -73,6 +74,67 @@ def apply_changes(state: Any, changes: Mapping[str, Any], kinds: Kinds) -> None:
             state.pop(name, None)
 
 
+class StateHistory:
+    """The order in which the methods of a flow have changed its state, and what is done of it.
+
+    Methods that run side by side are replayed in whatever order threads take; each member of the
+    state must end as the one that ended last has left it, and a method that is executed for the
+    first time must find what all the recorded ones have done.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._recorded: list[Mapping[str, Any]] = []
+        self._order = 0
+        self._done: dict[str, int] = {}
+
+    def read(self, steps: Iterable[StepRecord], scope: Scope) -> None:
+        """Take up what earlier sessions have recorded of the flow's methods."""
+        found = [orjson.loads(s.result) for s in steps if s.result and _is_method(s, scope)]
+        self._recorded = sorted((one for one in found if "order" in one), key=lambda r: r["order"])
+        self._order = max((one["order"] for one in self._recorded), default=0)
+
+    def replay(self, flow: Any, recorded: Mapping[str, Any], kinds: Kinds) -> None:
+        """Do what a recorded method did, as far as no later one has done it over."""
+        with self._lock:
+            self._apply(flow, recorded, kinds)
+
+    def catch_up(self, flow: Any, kinds: Kinds) -> StateBefore:
+        """Do all that is recorded; returns the state that a new method finds."""
+        with self._lock:
+            for recorded in self._recorded:
+                self._apply(flow, recorded, kinds)
+            self._recorded = []
+            return StateBefore.of(flow._state, kinds)
+
+    def changes(
+        self, flow: Any, before: StateBefore, kinds: Kinds
+    ) -> tuple[dict[str, Any], int, bool]:
+        """What a method that ends here has changed, its place in the order, whether it is whole."""
+        with self._lock:
+            changed, whole = before.changes(flow._state, kinds)
+            self._order += 1
+            for name in (*changed["set"], *changed["gone"]):
+                self._done[name] = self._order
+            return changed, self._order, whole
+
+    def _apply(self, flow: Any, recorded: Mapping[str, Any], kinds: Kinds) -> None:
+        order, state = recorded["order"], recorded["state"]
+
+        def due(name: str) -> bool:
+            return self._done.get(name, 0) <= int(order)
+
+        texts = {name: text for name, text in state["set"].items() if due(name)}
+        gone = [name for name in state["gone"] if due(name)]
+        apply_changes(flow._state, {"set": texts, "gone": gone}, kinds)
+        self._done |= dict.fromkeys((*texts, *gone), order)
+
+
+def _is_method(step: StepRecord, scope: Scope) -> bool:
+    done = step.kind is StepKind.FUNCTION and step.status is StepStatus.DONE
+    return done and step.scope == scope.of_method(step.name).path
+
+
 def _members(state: Any) -> dict[str, Any]:
     if isinstance(state, dict):
         return state
@@ -95,10 +157,13 @@ class MethodStep:
     flow: Any
     method: Callable[..., Any]
     kinds: Kinds
-    before: StateBefore = field(default_factory=lambda: StateBefore({}))
+    states: StateHistory
+    before: StateBefore | None = None
 
     @classmethod
-    def begin(cls, run: Run, scope: Scope, flow: Any, name: str, method: Any) -> MethodStep:
+    def begin(
+        cls, run: Run, scope: Scope, states: StateHistory, flow: Any, name: str, method: Any
+    ) -> MethodStep:
         """Look it up.
 
         Raises:
@@ -107,7 +172,7 @@ class MethodStep:
         place = scope.of_method(name)
         ticket = run.begin_tool(place, name, {}, _METHOD, StepKind.FUNCTION)
         kinds = kinds_of(flow, flow._methods.get(name, method))
-        return cls(run=run, ticket=ticket, flow=flow, method=method, kinds=kinds)
+        return cls(run=run, ticket=ticket, flow=flow, method=method, kinds=kinds, states=states)
 
     @property
     def recorded(self) -> dict[str, Any] | None:
@@ -132,12 +197,12 @@ class MethodStep:
         return self._live
 
     def _replay(self, recorded: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        apply_changes(self.flow._state, recorded["state"], self.kinds)
+        self.states.replay(self.flow, recorded, self.kinds)
         return unpack(recorded["result"], self.kinds)
 
     def _live(self, *args: Any, **kwargs: Any) -> Any:
         """On a worker thread; a method may also return a coroutine, which CrewAI awaits."""
-        self.before = StateBefore.of(self.flow._state, self.kinds)
+        self._look()
         with self.run.in_flight():
             try:
                 with in_body(self.run, self.ticket):
@@ -150,8 +215,8 @@ class MethodStep:
         return self._alive(lambda: result)
 
     async def _alive(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        if not self.before.members:
-            self.before = StateBefore.of(self.flow._state, self.kinds)
+        if self.before is None:
+            await in_thread(self._look)
         with self.run.in_flight():
             try:
                 with in_body(self.run, self.ticket):
@@ -161,13 +226,21 @@ class MethodStep:
                 raise
             return await in_thread(self._finish, result)
 
+    def _look(self) -> None:
+        """Note the state it finds. Called again, it finds what it found then."""
+        if self.ticket.recorded is None:
+            self.before = self.states.catch_up(self.flow, self.kinds)
+        else:
+            self.before = StateBefore({})
+
     def _finish(self, result: Any) -> Any:
         """Commit what it returned and did; only then does the flow go on."""
         if self.ticket.recorded is not None:  # called again, because it could not be restored
             return result
         text, faithful = pack(result, self.kinds)
-        changes, restorable = self.before.changes(self.flow._state, self.kinds)
-        stored = orjson.dumps({"result": text, "state": changes}).decode()
+        assert self.before is not None
+        changed, order, restorable = self.states.changes(self.flow, self.before, self.kinds)
+        stored = orjson.dumps({"result": text, "state": changed, "order": order}).decode()
         if not (faithful and restorable):
             self.run.note_unfaithful(self.ticket, type(result).__qualname__)
             stored = UNFAITHFUL
@@ -180,24 +253,27 @@ class MethodStep:
             self.run.fail_tool(self.ticket, describe(error))
 
 
-def begin_state(run: Run, scope: Scope, flow: Any) -> None:
+def begin_state(run: Run, scope: Scope, flow: Any, states: StateHistory) -> None:
     """Restore the state the run began with, or record it before the first method is executed.
 
     Persistence may hold a later one by now, and a new object has a new id.
     """
+    states.read(run.recorded(scope), scope)
     ticket = run.begin_tool(scope, _STATE, {}, _METHOD, StepKind.FUNCTION)
     kinds = kinds_of(flow, begin_state)
     if ticket.recorded is not None:
-        apply_changes(flow._state, orjson.loads(ticket.recorded.result or "{}"), kinds)
+        recorded = orjson.loads(ticket.recorded.result or "{}")
+        later = sorted(_members(flow._state).keys() - set(recorded["members"]))
+        apply_changes(flow._state, {"set": recorded["set"], "gone": later}, kinds)
         return
-    run.finish_tool(ticket, orjson.dumps(whole_state(flow)).decode(), None)
+    run.finish_tool(ticket, orjson.dumps(whole_state(flow, kinds)).decode(), None)
 
 
-def whole_state(flow: Any) -> dict[str, Any]:
-    """All of a flow's state that can be restored, as changes to an empty one."""
-    kinds = kinds_of(flow, whole_state)
+def whole_state(flow: Any, kinds: Kinds) -> dict[str, Any]:
+    """All of a flow's state that can be restored, and the names of all its members."""
     packed = {name: pack(value, kinds) for name, value in _members(flow._state).items()}
-    return {"set": {n: text for n, (text, faithful) in packed.items() if faithful}, "gone": []}
+    texts = {name: text for name, (text, faithful) in packed.items() if faithful}
+    return {"set": texts, "gone": [], "members": sorted(packed)}
 
 
 def ask_person(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, Literal
 from crewai import Agent, Crew, Task
 from crewai.tools import BaseTool, tool
 
-from crewai_prod import open_journal
+from crewai_prod import _faults, open_journal
 from tests.crews import make_llm
 from tests.openai_server import Conversation, Rule, Server, answer, use
 
@@ -133,3 +135,31 @@ def assert_all_metered(journal: Path, run_id: str, *, direct: int = 0) -> None:
     past = [step for step in open_journal(journal).steps(run_id) if step.direct]
     assert len(past) == direct, f"model calls passed the seams: {past}"
     assert [step for step in past if step.unmetered] == [], "calls of unknown cost"
+
+
+class Killed(BaseException):
+    """The end of a process, as far as this can be had within one: nothing catches it."""
+
+
+def killed(kickoff: Callable[[], Any], hit: int, point: str = "model.before_call") -> Any:
+    """Kick off, killed at the `hit`-th time that a fault point is passed; the result if it is not.
+
+    In a context of its own: CrewAI keeps its open events in one, and the dead close none.
+    """
+
+    def kill() -> None:
+        raise Killed
+
+    _faults.arm(at=point, k=hit, action=kill)
+    try:
+        return contextvars.copy_context().run(kickoff)
+    finally:
+        _faults.disarm()
+
+
+def killed_before_each_request(kickoff: Callable[[], Any], most: int = 40) -> Any:
+    """Kick off again and again, killed before every request but the one it may make; the result."""
+    for session in range(most):
+        with contextlib.suppress(Killed):
+            return killed(kickoff, 2 if session else 1)
+    raise AssertionError(f"not done after {most} sessions")
