@@ -294,6 +294,11 @@ class Run:
         with self._lock:
             self._walk.enter(scope.path, retry=retry)
 
+    def last_step(self, scope: Scope) -> str | None:
+        """The step that was begun last in a scope, by this session."""
+        with self._lock:
+            return self._walk.last(scope.path)
+
     # -- model calls ------------------------------------------------------------------------------
 
     def begin_model(
@@ -597,6 +602,7 @@ class Run:
         with self._lock:
             path = self.scope_of_task(position).path
             self._walk.history.forget(path)
+            self._walk.leave(path)
             self._talks = {at: talk for at, talk in self._talks.items() if not lies_in(at, path)}
         self.log.task_finished(task=record.name, position=position, agent=agent, status="done")
 

@@ -1,7 +1,7 @@
 """What users' tests may want: a model that needs no network, and a session of hardened crews.
 
-As a pytest plugin (`-p crewai_prod.testing`) it adds `--harden-crews`: every crew that a test kicks
-off is hardened, with a journal in a temporary folder.
+As a pytest plugin (`-p crewai_prod.testing`) it adds `--harden-crews`: every crew, agent and flow
+that a test kicks off is hardened, with a journal in a temporary folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--harden-crews",
         action="store_true",
         default=False,
-        help="Harden every crew that a test kicks off (crewai-prod), in a temporary journal.",
+        help="Harden every crew, agent and flow that a test kicks off, in a temporary journal.",
     )
 
 
@@ -46,11 +46,11 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 def _hardened() -> ExitStack:
-    from crewai_prod._crewai.hardening import every_crew_hardened
+    from crewai_prod._crewai.hardening import kickoffs_hardened
 
     stack = ExitStack()
     folder = stack.enter_context(
         tempfile.TemporaryDirectory(prefix="crewai-prod-", ignore_cleanup_errors=True)
     )
-    stack.enter_context(every_crew_hardened(Path(folder, "journal.db")))
+    stack.enter_context(kickoffs_hardened(Path(folder, "journal.db")))
     return stack

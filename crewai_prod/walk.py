@@ -98,6 +98,7 @@ class Walk:
         self._acting: set[tuple[str, str, str]] = set()
         self._entries: Counter[str] = Counter()
         self._complained: set[str] = set()
+        self._last: dict[str, str] = {}
 
     def enter(self, path: str, *, retry: bool) -> None:
         """An agent begins to work in a scope, perhaps not for the first time.
@@ -137,7 +138,7 @@ class Walk:
             while self._may_retry(scope, step_id(*key, occurrence)):
                 occurrence += 1
         self._occurrences[key] = occurrence + 1
-        return Ticket(
+        ticket = Ticket(
             scope=scope,
             kind=kind,
             name=name,
@@ -145,6 +146,16 @@ class Walk:
             occurrence=occurrence,
             step_id=step_id(*key, occurrence),
         )
+        self._last[scope.path] = ticket.step_id
+        return ticket
+
+    def last(self, path: str) -> str | None:
+        """The step that was begun last in a scope."""
+        return self._last.get(path)
+
+    def leave(self, path: str) -> None:
+        """A scope is done with, and all within it."""
+        self._last = {at: step for at, step in self._last.items() if not lies_in(at, path)}
 
     def withdraw(self, ticket: Ticket) -> None:
         """Take back a ticket that came to nothing; it has been counted as an occurrence."""

@@ -30,7 +30,7 @@ from crewai.utilities.planning_handler import CrewPlanner
 
 from crewai_prod import codec
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
-from crewai_prod._crewai.crew import nested_scope
+from crewai_prod._crewai.crew_run import nested_scope
 from crewai_prod._crewai.llm import in_a_run
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.takeover import original_of, put, put_private, seam_of
@@ -41,15 +41,14 @@ from crewai_prod.steps import Scope, digest
 _PARTS = ("agents", "tasks", "manager_agent", "memory", *CREW_LLMS)
 _BEFORE = "crewai_prod_before"
 _lock = threading.Lock()
-_listening: list[bool] = []
 
 
 def listen() -> None:
-    """Begin to listen, once per process."""
-    with _lock:
-        if _listening:
-            return
-        _listening.append(True)
+    """Begin to listen, or go on: whoever listens twice hears once.
+
+    Said again at every kickoff, because `crewai_event_bus.scoped_handlers()`, which tests use,
+    leaves nobody listening within its block.
+    """
     crewai_event_bus.on(CrewKickoffStartedEvent)(_crew_begins)
     crewai_event_bus.on(CrewKickoffCompletedEvent)(_crew_ends)
     crewai_event_bus.on(CrewKickoffFailedEvent)(_crew_ends)

@@ -7,15 +7,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from crewai import Agent
 from crewai.lite_agent_output import LiteAgentOutput
 
 from crewai_prod import codec
+from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.build import Workshop, give_back_agent
 from crewai_prod._crewai.definition import define_agent
 from crewai_prod._crewai.llm import read_metrics
+from crewai_prod._crewai.outputs import dump_model
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, seam_of, take_over
@@ -125,6 +126,16 @@ class _Asked:
         return self._argument("response_format", 0)
 
     @property
+    def files(self) -> dict[str, Any]:
+        """The files that came with it, by name."""
+        given = self.messages if isinstance(self.messages, list) else []
+        listed = [one for one in given if isinstance(one, dict)]
+        found: dict[str, Any] = {}
+        for files in (*(one.get("files") for one in listed), self._argument("input_files", 1)):
+            found |= files or {}
+        return found
+
+    @property
     def inputs(self) -> dict[str, Any]:
         files = self._argument("input_files", 1)
         return {"messages": self.messages, **({"input_files": files} if files else {})}
@@ -146,6 +157,7 @@ class _AgentWork:
 
     @classmethod
     def of(cls, facade: Any, asked: _Asked) -> _AgentWork:
+        listen()
         seam: FacadeSeam = seam_of(facade)
         around = place_around()
         if around is not None and asked.run_id is None:
@@ -210,29 +222,27 @@ class _AgentWork:
         if self.kickoff is None:
             self.run.check()
             return None
-        definition = define_agent(self.facade, inputs_digest(self.asked.inputs), self._output_class)
+        definition = define_agent(
+            self.facade, inputs_digest(self.asked.inputs), self.asked.response_format
+        )
         opened = self.kickoff.open(self.asked.inputs, [definition])
         self.run_id = opened.run.run_id
         if opened.lease is None:
             journal, run_id = self.run.journal, opened.run.run_id
             usage = recorded_usage(journal.steps(run_id), journal.attempts(run_id))
             self.seam.last_run = run_id
-            return decode_agent_output(opened.run.result or "{}", self._output_class, usage)
+            return decode_agent_output(opened.run.result or "{}", self.asked, usage)
         if self.run.plans[_THE_TASK].verdict is Verdict.KEEP:
             record = self.run.keep_task(_THE_TASK)
             return self._finish_stored(record.output or "{}")
         self.run.begin_task(_THE_TASK, self.facade.role)
         return None
 
-    @property
-    def _output_class(self) -> Any:
-        return self.asked.response_format
-
     def _finish_stored(self, output: str) -> Any:
         assert self.kickoff is not None
         self.kickoff.complete(output)
         self._show()
-        return decode_agent_output(output, self._output_class, self.run.usage)
+        return decode_agent_output(output, self.asked, self.run.usage)
 
     def _finish(self, result: LiteAgentOutput) -> LiteAgentOutput:
         """Commit the output; only then is it handed over."""
@@ -276,20 +286,32 @@ def _fingerprint(agent: Any, asked: _Asked) -> str:
 
 
 def encode_agent_output(output: LiteAgentOutput) -> str:
-    """An agent's output as JSON; its structured form apart, to become the caller's class again."""
-    data = output.model_dump(mode="json", exclude={"pydantic", "usage_metrics"})
-    structured = output.pydantic
-    stored = None if structured is None else structured.model_dump(mode="json")
-    return orjson.dumps({"output": codec.to_tree(data), "pydantic": stored}).decode()
+    """An agent's output as JSON.
+
+    Its structured form stands apart, to become the caller's class again. Of the files in its
+    messages only the names are kept: whoever asks for the run again brings the files.
+    """
+    apart = {"pydantic", "usage_metrics", "messages"}
+    data = output.model_dump(mode="json", exclude=apart)
+    data["messages"] = [
+        {**message, "files": list(message["files"])} if message.get("files") else message
+        for message in output.messages
+    ]
+    structured = None if output.pydantic is None else dump_model(output.pydantic)
+    return codec.encode({"output": data, "pydantic": structured})
 
 
-def decode_agent_output(text: str, kind: Any, usage: Usage) -> LiteAgentOutput:
-    """The output as the kickoff returned it; `kind` is the class that was asked for."""
-    stored: Mapping[str, Any] = orjson.loads(text)
-    output = LiteAgentOutput.model_validate(codec.from_tree(stored["output"]))
+def decode_agent_output(text: str, asked: _Asked, usage: Usage) -> LiteAgentOutput:
+    """The output as the kickoff returned it."""
+    stored: Mapping[str, Any] = codec.decode(text)
+    data, files = stored["output"], asked.files
+    for message in data["messages"]:
+        if message.get("files"):
+            message["files"] = {name: files[name] for name in message["files"] if name in files}
+    output = LiteAgentOutput.model_validate(data)
     output.usage_metrics = read_metrics(usage).model_dump()
-    if stored["pydantic"] is not None and kind is not None:
-        output.pydantic = kind.model_validate(stored["pydantic"])
+    if stored["pydantic"] is not None and asked.response_format is not None:
+        output.pydantic = asked.response_format.model_validate(stored["pydantic"])
     return output
 
 

@@ -24,7 +24,14 @@ from crewai_prod._crewai.guardrails import take_over_guardrail
 from crewai_prod._crewai.llm import ModelSeam, take_over_llm
 from crewai_prod._crewai.memory import MemorySeam, is_memory, take_over_memory
 from crewai_prod._crewai.saves import Saves
-from crewai_prod._crewai.takeover import give_back, original_of, put, put_private, take_over
+from crewai_prod._crewai.takeover import (
+    give_back,
+    original_of,
+    put,
+    put_private,
+    really_a,
+    take_over,
+)
 from crewai_prod._crewai.tasks import NestedTaskSeam, TaskSeam, mixin_for
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.run import Run
@@ -93,7 +100,7 @@ class Workshop:
 
     def llm(self, llm: Any) -> Any:
         """A model behind its seam; names of models and None stay as they are."""
-        if not isinstance(llm, BaseLLM):
+        if not really_a(BaseLLM, llm):
             return llm
         return self._once(llm, lambda: take_over_llm(llm, ModelSeam(self._run, self._within)))
 

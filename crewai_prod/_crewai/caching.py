@@ -22,7 +22,7 @@ from crewai.agents.cache.cache_handler import CacheHandler
 from crewai_prod._crewai.llm import scope_of
 from crewai_prod._crewai.stop import is_tool_failure
 from crewai_prod._crewai.takeover import Seamed, original_of, seam_of, take_over
-from crewai_prod._crewai.tools import decode_result, encode_result, replay_result
+from crewai_prod._crewai.tools import decode_result, encode_result
 from crewai_prod.errors import CrewProdError
 from crewai_prod.records import StepKind, TaskRecord
 from crewai_prod.replay import CACHED, Verdict
@@ -88,7 +88,7 @@ def _read(seam: CacheSeam, shared: CacheHandler, call: Call) -> Any:
     ticket.effect = CACHED
     known = call in seam.own
     if ticket.recorded is not None:
-        value = replay_result(ticket.recorded)
+        value = decode_result(ticket.recorded.result or "null")
     else:
         value = seam.own[call] if known else shared.read(*call)
         if value is None:

@@ -10,13 +10,12 @@ from uuid import uuid4
 
 from crewai import Crew
 
-from crewai_prod import codec
 from crewai_prod._crewai import crew_run
+from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.asking import provided, provider_here
 from crewai_prod._crewai.batch import BatchKickoffs
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
-from crewai_prod._crewai.crew_run import CrewSeam, NestedCrewSeam, RunCrew
-from crewai_prod._crewai.definition import define
+from crewai_prod._crewai.crew_run import CrewSeam, NestedCrewSeam, RunCrew, nested_scope
 from crewai_prod._crewai.side_by_side import AtWork, undisturbed
 from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
 from crewai_prod.errors import UsageError
@@ -24,8 +23,7 @@ from crewai_prod.kickoff import Kickoff, place_around
 from crewai_prod.options import Options
 from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.run import Run
-from crewai_prod.session import inputs_digest
-from crewai_prod.steps import Scope, digest
+from crewai_prod.steps import Scope
 from crewai_prod.threads import in_thread
 
 
@@ -196,6 +194,7 @@ class _Asked:
 
 def _working(facade: Any, asked: _Asked) -> Any:
     """The copy of a hardened crew for one kickoff, not opened yet."""
+    listen()
     seam: FacadeSeam = seam_of(facade)
     source = _source(facade, seam)
     around = place_around()
@@ -234,13 +233,6 @@ def _within(run: Run, around: Scope, crew: Any, shop: _Shop, asked: _Asked) -> N
     scope = nested_scope(run, around, crew, [asked.inputs, files])
     workshop = Workshop(run, shop.seam.options.tools, scope)
     return NestedCrewSeam(shop=shop, run=run, workshop=workshop, scope=scope)
-
-
-def nested_scope(run: Run, around: Scope, crew: Any, inputs: Any) -> Scope:
-    """Where the steps of a crew kicked off within a run are recorded."""
-    asked = inputs_digest(inputs)
-    meant = digest(codec.meaning([one.fingerprint for one in define(crew, asked)]))
-    return run.nest(around, crew.name or "crew", meant)
 
 
 def _source(facade: Any, seam: FacadeSeam) -> Any:

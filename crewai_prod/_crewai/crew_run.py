@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from crewai.utilities.llm_utils import create_llm
 from crewai.utilities.planning_handler import CrewPlanner
 
+from crewai_prod import codec
 from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.build import Workshop, give_back_crew, show_manager
 from crewai_prod._crewai.definition import define
@@ -20,7 +21,7 @@ from crewai_prod.kickoff import Kickoff, whatever_happens, with_cause
 from crewai_prod.records import Opened, Usage
 from crewai_prod.run import Run, recorded_usage
 from crewai_prod.session import inputs_digest
-from crewai_prod.steps import Scope
+from crewai_prod.steps import Scope, digest
 from crewai_prod.threads import in_thread
 
 
@@ -263,3 +264,10 @@ def show_memory(memory: Any, holders: tuple[Any, ...]) -> None:
     """Let crew objects show the memory CrewAI made for a run's copy."""
     for held in holders:
         put_private(held, _memory=memory)
+
+
+def nested_scope(run: Run, around: Scope, crew: Any, inputs: Any) -> Scope:
+    """Where the steps of a crew kicked off within a run are recorded."""
+    asked = inputs_digest(inputs)
+    meant = digest(codec.meaning([one.fingerprint for one in define(crew, asked)]))
+    return run.nest(around, crew.name or "crew", meant)

@@ -11,11 +11,20 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.tools.base_tool import BaseTool
 
 from crewai_prod import codec
+from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.build import Workshop
 from crewai_prod._crewai.definition import define_flow
 from crewai_prod._crewai.flow_run import FlowSeam, RunFlow
 from crewai_prod._crewai.side_by_side import AtWork, undisturbed
-from crewai_prod._crewai.takeover import Seamed, give_back, put, put_private, seam_of, take_over
+from crewai_prod._crewai.takeover import (
+    Seamed,
+    give_back,
+    put,
+    put_private,
+    really_a,
+    seam_of,
+    take_over,
+)
 from crewai_prod.errors import UsageError
 from crewai_prod.kickoff import Kickoff, place_around
 from crewai_prod.options import Options
@@ -179,6 +188,7 @@ class _Asked:
 
 def _working(facade: Any, asked: _Asked) -> Any:
     """The copy of a hardened flow for one kickoff, not opened yet."""
+    listen()
     seam: FacadeSeam = seam_of(facade)
     working = _seam(facade, seam, asked)
     with undisturbed():
@@ -225,9 +235,9 @@ def _bound_methods(facade: Any, flow: Any) -> dict[Any, Any]:
 def _take_over_held(flow: Any, workshop: Workshop) -> None:
     """Models and tools that the user keeps on the flow."""
     for name, value in list(flow.__dict__.items()):
-        if isinstance(value, BaseLLM):
+        if really_a(BaseLLM, value):
             put(flow, **{name: workshop.llm(value)})
-        elif isinstance(value, BaseTool):
+        elif really_a(BaseTool, value):
             (taken,) = workshop.bench.take([value]) or [value]
             put(flow, **{name: taken})
 

@@ -71,14 +71,10 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
         return functools.partial(harden, **options)
     checked = Options.read(**options)
     listen()
-    if isinstance(target, Agent):
-        return harden_agent(target, checked)
-    if isinstance(target, Flow):
-        return harden_flow(target, checked)
     if isinstance(target, BaseLLM):
         return _harden_model(target, options)
-    if isinstance(target, Crew):
-        return harden_crew(target, checked)
+    if isinstance(target, (Agent, Flow, Crew)):
+        return harden_object(target, checked)
     if isinstance(target, type) and issubclass(target, Flow):
         return harden_flow_class(target, checked)
     if isinstance(target, type):
@@ -98,6 +94,15 @@ def _harden_model(model: BaseLLM, options: dict[str, Any]) -> BaseLLM:
             "it is called in."
         )
     return harden_llm(model)
+
+
+def harden_object(target: Any, options: Options) -> Any:
+    """A crew, an agent or a flow, hardened."""
+    if isinstance(target, Agent):
+        return harden_agent(target, options)
+    if isinstance(target, Flow):
+        return harden_flow(target, options)
+    return harden_crew(target, options)
 
 
 def _harden_function(function: Callable[..., Any], options: Options) -> Callable[..., Any]:

@@ -23,6 +23,7 @@ from crewai_prod._crewai.takeover import (
     behind,
     put,
     put_private,
+    really_a,
     seam_of,
     take_over,
 )
@@ -400,8 +401,8 @@ def take_over_llm(llm: BaseLLM, seam: ModelSeam, mixin: type[DurableLLM] = Durab
     A model that hands its calls on to another one (Azure's does) is copied, because the other one
     must be metered with it.
     """
-    fields = {k: v for k, v in llm.__dict__.items() if isinstance(v, BaseLLM)}
-    private = {k: v for k, v in (llm.__pydantic_private__ or {}).items() if isinstance(v, BaseLLM)}
+    fields = {k: v for k, v in llm.__dict__.items() if really_a(BaseLLM, v)}
+    private = {k: v for k, v in (llm.__pydantic_private__ or {}).items() if really_a(BaseLLM, v)}
     taken = take_over(llm, mixin, seam, share=not fields and not private)
     put(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in fields.items()})
     put_private(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in private.items()})

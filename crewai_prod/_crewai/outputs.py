@@ -120,8 +120,16 @@ def decode_kickoff(
     return decode_result(output, tasks, usage, conversations), stored["complete"]
 
 
+def dump_model(model: BaseModel) -> dict[str, Any]:
+    """A model's fields as JSON values; as they are, for `codec`, where JSON cannot say them."""
+    try:
+        return model.model_dump(mode="json")
+    except ValueError:  # bytes that are no text, or a class of which pydantic knows no JSON
+        return model.model_dump()
+
+
 def _dump(model: BaseModel) -> dict[str, Any]:
-    return {"type": type(model).__qualname__, "data": model.model_dump(mode="json")}
+    return {"type": type(model).__qualname__, "data": dump_model(model)}
 
 
 def _load(stored: Mapping[str, Any] | None, *tasks: Task | None) -> BaseModel | None:

@@ -104,6 +104,11 @@ def take_over(original: T, mixin: type, seam: Any, *, share: bool = False) -> T:
     return cast(T, _linked(taken, seam, original_of(original)))
 
 
+def really_a(kind: type, value: Any) -> bool:
+    """Whether it can be taken over as one; a mock that only says that it is one stays as it is."""
+    return issubclass(type(value), kind)
+
+
 def seam_of(taken: Any) -> Any:
     """The seam an object was taken over with, None for any other object."""
     return getattr(taken, _SLOT, None) if _CLASS in type(taken).__dict__ else None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,7 @@ from crewai_prod._crewai.outputs import decode_output, encode_output
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.stop import StopRun, refusing
 from crewai_prod._crewai.takeover import Seamed, put, seam_of
-from crewai_prod._crewai.tools import ToolBench, task_at_work
+from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.errors import CrewProdError
 from crewai_prod.records import StepKind, TaskRecord
 from crewai_prod.replay import Verdict
@@ -154,7 +152,7 @@ class RunTask(Seamed):
             return seam.stored(self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         seam.begin(worker)
-        with _at_work(self, seam):
+        with in_scope(seam.run, seam.scope), asking(seam.run):
             try:
                 output = super()._execute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
@@ -171,7 +169,7 @@ class RunTask(Seamed):
             return await in_thread(seam.stored, self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         await in_thread(seam.begin, worker)
-        with _at_work(self, seam):
+        with in_scope(seam.run, seam.scope), asking(seam.run):
             try:
                 output = await super()._aexecute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
             except Exception as error:
@@ -207,17 +205,6 @@ class RunConditionalTask(RunTask):
 def mixin_for(task: Any) -> type[RunTask]:
     """The seam in front of a task of this class."""
     return RunConditionalTask if isinstance(task, ConditionalTask) else RunTask
-
-
-@contextmanager
-def _at_work(task: Any, seam: TaskSeam) -> Iterator[None]:
-    """What happens here belongs to the task."""
-    token = task_at_work.set(task)
-    try:
-        with in_scope(seam.run, seam.scope), asking(seam.run):
-            yield
-    finally:
-        task_at_work.reset(token)
 
 
 def _role(agent: Any) -> str | None:

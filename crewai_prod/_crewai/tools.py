@@ -4,8 +4,9 @@ The native path calls `run`, the text path `_run` through a `CrewStructuredTool`
 `@tool` makes) calls its function directly. All of them meet in `_run` here, and the original
 object's own method does the work, so that what a tool keeps on itself stays with the user's object.
 
-A tool that raises is recorded and reported to the model as a failure, once: raised on, the
-exception would make CrewAI run the tool again.
+A tool that raises is recorded, and its exception goes on to CrewAI, which tells the model, counts
+and announces it as ever. On the text path CrewAI then calls the tool again, up to five times for
+one decision of the model: those calls get the same exception, and the tool is not run.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from crewai_prod import codec
 from crewai_prod._crewai.llm import outside_calls, scope_of
 from crewai_prod._crewai.mcp import calling_once
 from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_failure
-from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
+from crewai_prod._crewai.takeover import Seamed, put, really_a, seam_of, take_over
 from crewai_prod.errors import CrewProdError, ModelError
-from crewai_prod.failures import describe
+from crewai_prod.failures import describe, revive
 from crewai_prod.records import StepRecord, StepStatus
 from crewai_prod.run import Run, in_body
 from crewai_prod.steps import Scope
@@ -60,10 +61,22 @@ class ToolSeam:
     options: ToolOptions
     within: Scope | None = None
     """The scope of a kickoff that CrewAI gives no context of its own."""
+    raised: dict[str, _Raised] = field(default_factory=dict)
+    """What a tool of this kickoff has raised last, by scope."""
 
 
-task_at_work: ContextVar[Any] = ContextVar("crewai_prod_task", default=None)
-"""The task whose agent is at work: CrewAI counts a tool's errors on its task."""
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """A tool's exception on its way to the model."""
+
+    step_id: str
+    tool: str
+    given: tuple[Any, ...]
+    error: Exception
+
+
+_one_for_one: ContextVar[bool] = ContextVar("crewai_prod_one_for_one", default=False)
+"""Whether each call is a decision of its own: on the native path, where nothing is tried again."""
 
 
 worker_failures: ContextVar[list[tuple[str, Exception]] | None] = ContextVar(
@@ -77,11 +90,13 @@ class DurableTool(Seamed):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The native path: validate, count the usage, then `_run`."""
-        return BaseTool.run(self, *args, **kwargs)  # type: ignore[arg-type]
+        with _on_native_path():
+            return BaseTool.run(self, *args, **kwargs)  # type: ignore[arg-type]
 
     async def arun(self, *args: Any, **kwargs: Any) -> Any:
         """The asynchronous twin of `run`."""
-        return await BaseTool.arun(self, *args, **kwargs)  # type: ignore[arg-type]
+        with _on_native_path():
+            return await BaseTool.arun(self, *args, **kwargs)  # type: ignore[arg-type]
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         seam: ToolSeam = seam_of(self)
@@ -92,8 +107,11 @@ class DurableTool(Seamed):
             try:
                 with call.body():
                     result = body_of(seam.worker)(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - a tool may raise anything; see the module
-                return call.failed(error)
+            except Exception as error:
+                refused = call.failed(error)
+                if refused is None:
+                    raise
+                return refused
             if not inspect.iscoroutine(result):
                 return call.finish(result)
         return call.finish_later(result)
@@ -122,6 +140,7 @@ class _ToolCall:
     """One call of a tool, between its beginning and its end."""
 
     seam: ToolSeam
+    given: tuple[Any, ...]
     ticket: Ticket | None = None
     value: Any = None
     settled: bool = False
@@ -129,17 +148,48 @@ class _ToolCall:
 
     @classmethod
     def begin(cls, seam: ToolSeam, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _ToolCall:
-        """Look the call up and commit its intent; settled if there is nothing left to do."""
-        run = seam.run
+        """Look the call up and commit its intent; settled if there is nothing left to do.
+
+        Raises:
+            Exception: What the tool raised when it was called before, for this decision.
+        """
+        run, call = seam.run, cls(seam=seam, given=(args, kwargs))
         arguments: Mapping[str, Any] = {**kwargs, "*": list(args)} if args else kwargs
         try:
             scope = scope_of(run, within=seam.within)
+            call.check_again(scope)
             ticket = run.begin_tool(scope, seam.original.name, arguments, seam.options)
         except CrewProdError as refusal:
-            return cls(seam=seam, value=_refused(refusal), settled=True)
+            call.value, call.settled = _refused(refusal), True
+            return call
+        call.ticket = ticket
         if ticket.recorded is not None:
-            return cls(seam=seam, value=replay_result(ticket.recorded), settled=True)
-        return cls(seam=seam, ticket=ticket)
+            call.settled = True
+            call.value = call.replay(ticket.recorded)
+        return call
+
+    def check_again(self, scope: Scope) -> None:
+        """Raise what the same call has raised, if nothing else was begun in its scope since."""
+        last = self.seam.raised.get(scope.path)
+        if last is None or _one_for_one.get():
+            return
+        same = (last.tool, last.given) == (self.seam.original.name, self.given)
+        if same and self.seam.run.last_step(scope) == last.step_id:
+            self.seam.run.check()
+            raise last.error
+
+    def replay(self, record: StepRecord) -> Any:
+        """What it returned; raises what it raised."""
+        if record.status is StepStatus.FAILED:
+            raise self.raised(_revived(orjson.loads(record.error or "{}")))
+        return decode_result(record.result or "null")
+
+    def raised(self, error: Exception) -> Exception:
+        """Keep an exception for CrewAI's next try."""
+        scope = self.live.scope
+        last = _Raised(self.live.step_id, self.seam.original.name, self.given, error)
+        self.seam.raised[scope.path] = last
+        return error
 
     @property
     def live(self) -> Ticket:
@@ -162,8 +212,11 @@ class _ToolCall:
             try:
                 with self.body():
                     result = await work
-            except Exception as error:  # noqa: BLE001 - as in `_run`
-                return await in_thread(self.failed, error)
+            except Exception as error:
+                refused = await in_thread(self.failed, error)
+                if refused is None:
+                    raise
+                return refused
             return await in_thread(self.finish, result)
 
     def finish(self, result: Any) -> Any:
@@ -199,7 +252,11 @@ class _ToolCall:
                 raise stopped from error
 
     def failed(self, error: Exception) -> Any:
-        """Commit the failure and tell the model; an effect nobody can vouch for pauses the run."""
+        """Commit the failure; an effect nobody can vouch for pauses the run.
+
+        Returns:
+            The run's refusal, if it was stopped; None: the exception is to go on to CrewAI.
+        """
         run, ticket = self.seam.run, self.live
         if run.refused(error):  # by a crew kicked off in the body: its outcome is open
             return _refused(run.stopped or CrewProdError())
@@ -209,12 +266,10 @@ class _ToolCall:
                     run.leave_unknown(ticket, f"raised {type(error).__name__}: {error}")
                 )
             run.fail_tool(ticket, describe(error))
-            task = task_at_work.get()
-            if task is not None:
-                task.increment_tools_errors()
         except CrewProdError as refusal:
             return _refused(refusal)
-        return _failure(describe(error))
+        self.raised(error)
+        return None
 
 
 class ToolBench:
@@ -232,18 +287,19 @@ class ToolBench:
         self._memory = memory
         self._within = within
         self._taken: dict[int, tuple[BaseTool, BaseTool]] = {}
+        self._raised: dict[str, _Raised] = {}
 
     def take(self, tools: Sequence[Any] | None) -> list[Any] | None:
         """The tools of an agent or task, each behind its seam. Other objects stay as they are."""
         return None if tools is None else [self._one(tool) for tool in tools]
 
     def _one(self, tool: Any) -> Any:
-        if not isinstance(tool, BaseTool) or isinstance(tool, DurableTool):
+        if not really_a(BaseTool, tool) or isinstance(tool, DurableTool):
             return tool
         if id(tool) not in self._taken:
             options = options_for(tool, self._options)
             worker = self._worker(tool, options)
-            seam = ToolSeam(self._run, tool, worker, options, self._within)
+            seam = ToolSeam(self._run, tool, worker, options, self._within, self._raised)
             taken = take_over(tool, DurableTool, seam)
             put(taken, cache_function=never_a_failure(tool.cache_function))
             self._taken[id(tool)] = (tool, taken)
@@ -294,13 +350,6 @@ def encode_result(result: Any) -> tuple[str, str | None]:
     return codec.encode(result), result if isinstance(result, str) else None
 
 
-def replay_result(record: StepRecord) -> Any:
-    """What the tool returned, or what the model was told when it failed."""
-    if record.status is StepStatus.FAILED:
-        return _failure(orjson.loads(record.error or "{}"))
-    return decode_result(record.result or "null")
-
-
 def decode_result(text: str) -> Any:
     """What a tool returned, as `encode_result` wrote it."""
     tree = orjson.loads(text)
@@ -312,9 +361,26 @@ def decode_result(text: str) -> Any:
     return value.data if isinstance(value, codec.Recorded) and value.data is not None else value
 
 
-def _failure(facts: Mapping[str, Any]) -> Any:
+def _revived(facts: Mapping[str, Any]) -> Exception:
+    """What the tool raised, with the text it had, which is what the model was told.
+
+    An exception of a class that is not known here is of one that has its name and nothing else.
+    """
     message = codec.from_tree(facts.get("message", ""))
-    return tool_failure(f"Error executing tool: {message}", code=facts.get("type"))
+    error = revive({"module": "", **facts, "message": message})
+    if str(error) == message:
+        return error
+    made: type[Exception] = type(facts.get("type", "Exception"), (Exception,), {})
+    return made(message)
+
+
+@contextmanager
+def _on_native_path() -> Iterator[None]:
+    token = _one_for_one.set(True)
+    try:
+        yield
+    finally:
+        _one_for_one.reset(token)
 
 
 def _refused(error: CrewProdError) -> Any:

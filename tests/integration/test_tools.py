@@ -15,8 +15,8 @@ from crewai_prod import Outcome, current_step, harden, open_journal
 from crewai_prod.errors import RunPaused, ToolOutcomeUnknown
 from crewai_prod.records import RunStatus, StepStatus
 from tests.crews import make_llm
-from tests.integration.parts import MODES, PATHS, Effects, Mode, go
-from tests.openai_server import Conversation, Rule, Server, answer, calls, use
+from tests.integration.parts import MODES, PATHS, Effects, Mode, fail_once, go, nth
+from tests.openai_server import Conversation, Rule, Server, answer, calls, fault, use
 
 
 class Killed(BaseException):
@@ -67,6 +67,42 @@ def test_raising_tool_runs_once_for_one_decision(
     assert (step.status, step.effect) == (StepStatus.FAILED, "write")
     assert "no answer" in str(server.requests[-1].body)
     assert open_journal(tmp_path / "j.db").run("a").reason == "degraded"
+
+
+class Closed(Exception):
+    """An error of the user's own, of a class that nobody can find by its name."""
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("error", [Closed("no answer"), KeyError("no answer")], ids=["own", "key"])
+def test_resumed_run_tells_the_model_the_same_of_a_failure(
+    server: Server, effects: Effects, tmp_path: Path, path: str, mode: Mode, error: Exception
+) -> None:
+    """A tool that raised before the run was stopped is not run again; the model reads the same."""
+    crew = harden(
+        pay_crew(server, path, make_pay(effects, raising(error))), journal=tmp_path / "j.db"
+    )
+    crew.agents[0].max_retry_limit = 0
+    fail_once(server, fault("unauthorized"), nth(2))
+    with pytest.raises(Exception, match="401"):
+        go(crew, mode, run_id="a")
+    assert go(crew, mode, run_id="a").raw == "paid 5"
+    _, refused, answered = server.requests
+    assert "no answer" in str(refused.body)
+    assert (answered.body, effects.lines) == (refused.body, ["pay 5"])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_same_call_decided_twice_is_two_calls(
+    server: Server, effects: Effects, tmp_path: Path, path: str
+) -> None:
+    """What CrewAI tries again is one call; what the model asks for again is another."""
+    crew = pay_crew(server, path, make_pay(effects, raising(ValueError("no answer"))))
+    pay = use("pay", {"amount": 5})
+    server.app.script = Conversation(Rule(pay, pay, answer("gave up")))
+    result = harden(crew, journal=tmp_path / "j.db").kickoff(run_id="a")
+    assert (result.raw, effects.lines) == ("gave up", ["pay 5", "pay 5"])
 
 
 @pytest.mark.parametrize("mode", MODES)
