@@ -25,7 +25,15 @@ from crewai.llms.base_llm import BaseLLM
 from crewai_prod import harden, open_journal
 from crewai_prod.records import StepKind, StepStatus
 from tests.crews import make_llm
-from tests.integration.parts import MODES, PATHS, Effects, Mode, go, make_tools
+from tests.integration.parts import (
+    MODES,
+    PATHS,
+    Effects,
+    Mode,
+    assert_all_metered,
+    go,
+    make_tools,
+)
 from tests.openai_server import Record, Script, Seen, Server, fault
 
 Kickoff = Callable[[Crew, Mode, dict[str, Any]], Any]
@@ -248,6 +256,7 @@ def assert_billed(done: Done, folder: Path, tokens: int) -> None:
     billed = sum(step.usage.total_tokens for step in steps if step.usage)
     assert billed == tokens, "the journal's bill is not the server's"
     assert done.result.token_usage.total_tokens == tokens, "the result's is not"
+    assert_all_metered(journal_of(folder), RUN)
 
 
 def assert_handed_back(one: Shape, scene: Scene, mode: Mode, done: Done) -> None:
