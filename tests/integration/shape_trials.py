@@ -27,7 +27,15 @@ from crewai_prod.errors import RunInterrupted
 from crewai_prod.heart import HEART
 from crewai_prod.records import StepKind, StepStatus
 from tests.crews import make_llm
-from tests.integration.parts import MODES, PATHS, Effects, Mode, go, make_tools
+from tests.integration.parts import (
+    MODES,
+    PATHS,
+    Effects,
+    Mode,
+    assert_all_metered,
+    go,
+    make_tools,
+)
 from tests.openai_server import Record, Script, Seen, Server, fault
 
 Kickoff = Callable[[Crew, Mode, dict[str, Any]], Any]
@@ -277,6 +285,7 @@ def assert_billed(done: Done, folder: Path, tokens: int) -> None:
     billed = sum(step.usage.total_tokens for step in steps if step.usage)
     assert billed == tokens, "the journal's bill is not the server's"
     assert done.result.token_usage.total_tokens == tokens, "the result's is not"
+    assert_all_metered(journal_of(folder), RUN)
 
 
 def assert_handed_back(one: Shape, scene: Scene, mode: Mode, done: Done) -> None:
