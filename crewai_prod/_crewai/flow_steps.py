@@ -107,7 +107,10 @@ class MethodStep:
         place = scope.of_method(name)
         ticket = run.begin_tool(place, name, {}, _METHOD, StepKind.FUNCTION)
         kinds = kinds_of(flow, flow._methods.get(name, method))
-        return cls(run=run, ticket=ticket, flow=flow, method=method, kinds=kinds)
+        step = cls(run=run, ticket=ticket, flow=flow, method=method, kinds=kinds)
+        if ticket.recorded is None:
+            step.before = StateBefore.of(flow._state, kinds)
+        return step
 
     @property
     def recorded(self) -> dict[str, Any] | None:
@@ -137,7 +140,6 @@ class MethodStep:
 
     def _live(self, *args: Any, **kwargs: Any) -> Any:
         """On a worker thread; a method may also return a coroutine, which CrewAI awaits."""
-        self.before = StateBefore.of(self.flow._state, self.kinds)
         with self.run.in_flight():
             try:
                 with in_body(self.run, self.ticket):
@@ -150,8 +152,6 @@ class MethodStep:
         return self._alive(lambda: result)
 
     async def _alive(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        if not self.before.members:
-            self.before = StateBefore.of(self.flow._state, self.kinds)
         with self.run.in_flight():
             try:
                 with in_body(self.run, self.ticket):
@@ -187,10 +187,14 @@ def begin_state(run: Run, scope: Scope, flow: Any) -> None:
     """
     ticket = run.begin_tool(scope, _STATE, {}, _METHOD, StepKind.FUNCTION)
     kinds = kinds_of(flow, begin_state)
+    names = sorted(_members(flow._state))
     if ticket.recorded is not None:
-        apply_changes(flow._state, orjson.loads(ticket.recorded.result or "{}"), kinds)
+        begun = orjson.loads(ticket.recorded.result or "{}")
+        added = [name for name in names if name not in begun["members"]]
+        apply_changes(flow._state, {**begun, "gone": added}, kinds)
         return
-    run.finish_tool(ticket, orjson.dumps(whole_state(flow)).decode(), None)
+    stored = {**whole_state(flow), "members": names}
+    run.finish_tool(ticket, orjson.dumps(stored).decode(), None)
 
 
 def whole_state(flow: Any) -> dict[str, Any]:
