@@ -52,8 +52,8 @@ class FacadeSeam:
     """What a hardened flow knows.
 
     Attributes:
-        began_with: The state of the flow when the first of the runs at work now began: those that
-            begin beside it start from there, not from what another has made of it.
+        began_with: A copy of the flow's state when the first of the runs at work now began. That
+            one works on the state itself; those that begin beside it start from the copy.
     """
 
     options: Options
@@ -72,6 +72,10 @@ class _Holder:
 
     def shut(self, kickoff: FlowSeam) -> None:
         self.seam.at_work.end(kickoff)
+
+    def show_state(self, state: Any) -> None:
+        for shown in (self.facade, self.seam.original):
+            put_private(shown, _state=state)
 
     def show(self, flow: Any, kickoff: FlowSeam) -> None:
         with undisturbed():
@@ -193,33 +197,56 @@ def _working(facade: Any, asked: _Asked) -> Any:
     seam: FacadeSeam = seam_of(facade)
     working = _seam(facade, seam, asked)
     with undisturbed():
-        if seam.at_work.begin(working):
-            seam.began_with = facade._state
+        working.alone = seam.at_work.begin(working)
         flow: Any = take_over(facade, RunFlow, working)
-        put_private(flow, _state=seam.began_with)
-        state = flow._copy_state()
+        if working.alone:
+            seam.began_with = flow._copy_state()
+        else:
+            put_private(flow, _state=seam.began_with)
+            put_private(flow, _state=flow._copy_state())
+        again = asked.run_id is not None and seam.last_run is not None
+        _reset(flow, None if again or not working.alone else facade)
+    flow._methods.update(_bound_methods(facade, flow))
+    _take_over_held(flow, working.workshop)
+    return flow
+
+
+_PROGRESS: dict[str, Any] = {
+    "_method_outputs": list,
+    "_completed_methods": set,
+    "_pending_events": dict,
+    "_fired_or_listeners": set,
+    "_method_call_counts": dict,
+    "_method_execution_counts": dict,
+    "_human_feedback_method_outputs": dict,
+    "_input_history": list,
+}
+"""Private names under which CrewAI keeps how far a flow has come, and what they hold."""
+
+
+def _reset(flow: Any, goes_on_from: Any) -> None:
+    """Make a copy of a flow ready to be kicked off.
+
+    Args:
+        flow: The copy.
+        goes_on_from: The flow whose progress it takes over, for CrewAI to make of it what it does
+            when a bare flow is kicked off again; None: it begins anew, because the journal says how
+            far its run has come.
+    """
+    before = {} if goes_on_from is None else goes_on_from.__pydantic_private__
+    progress = {name: made(before.get(name) or ()) for name, made in _PROGRESS.items()}
     put_private(
         flow,
-        _state=state,
+        **progress,
         _methods={},
-        _method_outputs=[],
-        _completed_methods=set(),
-        _pending_events={},
-        _fired_or_listeners=set(),
-        _method_call_counts={},
-        _method_execution_counts={},
         _racing_groups_cache=None,
         _event_futures=[],
         _usage_aggregation_handler=None,
         _or_listeners_lock=threading.Lock(),
         _usage_metrics_lock=threading.Lock(),
-        _human_feedback_method_outputs={},
-        _input_history=[],
     )
-    flow._methods.update(_bound_methods(facade, flow))
-    put(flow, human_feedback_history=[], last_human_feedback=None)
-    _take_over_held(flow, working.workshop)
-    return flow
+    if goes_on_from is None:
+        put(flow, human_feedback_history=[], last_human_feedback=None)
 
 
 def _bound_methods(facade: Any, flow: Any) -> dict[Any, Any]:

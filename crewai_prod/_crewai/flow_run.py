@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 from crewai.flow.async_feedback import HumanFeedbackPending
-from crewai.utilities.llm_utils import create_llm
+from crewai.flow.human_feedback import _resolve_llm_instance
 
 from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.build import Workshop
@@ -50,6 +50,10 @@ class Holder(Protocol):
         """A kickoff has ended: let the user's objects show what it left on its copy."""
         ...
 
+    def show_state(self, state: Any) -> None:
+        """Let them show the state that the run goes on with."""
+        ...
+
 
 @dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class FlowSeam:
@@ -61,8 +65,11 @@ class FlowSeam:
         workshop: What takes over the models and tools the flow holds.
         nested: The scope of a kickoff that belongs to the run around it.
         kickoff: Otherwise what opens and ends the run.
+        alone: No other run of this flow was at work when it began: the user's object shows its
+            state while it is at work, as that of a bare flow does.
         feedback: What a person has answered to the question the run waits for.
         run_id: The run's, once it is opened.
+        opened: A kickoff is at work: one that the flow makes of itself meanwhile is a part of it.
         ready: Set once the run's initial state has been restored or recorded.
         states: What its methods have done to its state.
     """
@@ -72,8 +79,10 @@ class FlowSeam:
     workshop: Workshop
     nested: Scope | None = None
     kickoff: Kickoff | None = None
+    alone: bool = False
     feedback: str | None = None
     run_id: str | None = None
+    opened: bool = False
     ready: bool = False
     states: StateHistory = field(default_factory=StateHistory)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -154,10 +163,14 @@ class RunFlow(Seamed):
     """A flow of a hardened run."""
 
     async def kickoff_async(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`Flow.kickoff_async` within the run; `kickoff` and `akickoff` come here, too."""
-        if self.stream:  # type: ignore[attr-defined]
-            return await super().kickoff_async(inputs, *args, **kwargs)  # type: ignore[misc]
+        """`Flow.kickoff_async` within the run; `kickoff` and `akickoff` come here, too.
+
+        With `stream`, CrewAI calls this again for the work; a method may kick off its own flow.
+        """
         seam: FlowSeam = seam_of(self)
+        if self.stream or seam.opened:  # type: ignore[attr-defined]
+            return await super().kickoff_async(inputs, *args, **kwargs)  # type: ignore[misc]
+        seam.opened = True
         failure: BaseException
         try:
             stored = await in_thread(seam.open, self, inputs)
@@ -169,6 +182,8 @@ class RunFlow(Seamed):
             failure = unwrapped(error)
         else:
             return await in_thread(seam.finished, self, result)
+        finally:
+            seam.opened = False
         raise with_cause(await whatever_happens(seam.ended, self, failure), failure)
 
     async def _execute_method(self, method_name: Any, method: Any, *args: Any, **kw: Any) -> Any:
@@ -177,12 +192,17 @@ class RunFlow(Seamed):
             if not seam.ready:
                 await in_thread(begin_state, seam.run, seam.scope, self, seam.states)
                 seam.ready = True
+        # Not on a worker thread: methods that begin together begin in CrewAI's order.
         name = str(method_name)
-        step = await in_thread(
-            MethodStep.begin, seam.run, seam.scope, seam.states, self, name, method
-        )
+        step = MethodStep.begin(seam.run, seam.scope, seam.states, self, name, method)
         run = super()._execute_method  # type: ignore[misc]
         return await run(method_name, step.callable(), *args, **kw)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        seam: FlowSeam | None = seam_of(self)
+        if name == "_state" and seam is not None and seam.alone:
+            seam.holder.show_state(value)
 
     def ask(self, message: str, timeout: float | None = None, metadata: Any = None) -> Any:
         """`Flow.ask`, once per run for one question."""
@@ -199,10 +219,10 @@ class RunFlow(Seamed):
     async def _run_human_feedback_step(self, method_name: Any, definition: Any, output: Any) -> Any:
         """A person's feedback, with the model that reads it behind its seam."""
         seam: FlowSeam = seam_of(self)
-        reads = definition.emit or getattr(definition, "learn", False)
-        if reads and not isinstance(definition.llm, dict):
-            llm = seam.workshop.llm(create_llm(definition.llm))
-            definition = definition.model_copy(update={"llm": llm})
+        if definition.emit or getattr(definition, "learn", False):
+            llm = seam.workshop.llm(_resolve_llm_instance(definition.llm))
+            if seam_of(llm) is not None:
+                definition = definition.model_copy(update={"llm": llm})
         run = super()._run_human_feedback_step  # type: ignore[misc]
         return await run(method_name, definition, output)
 
