@@ -27,7 +27,15 @@ from crewai_prod.errors import RunInterrupted
 from crewai_prod.heart import HEART
 from crewai_prod.records import StepKind, StepStatus
 from tests.crews import make_llm
-from tests.integration.parts import MODES, PATHS, Effects, Mode, go, make_tools
+from tests.integration.parts import (
+    MODES,
+    PATHS,
+    Effects,
+    Mode,
+    assert_all_metered,
+    go,
+    make_tools,
+)
 from tests.openai_server import Record, Script, Seen, Server, fault
 
 Kickoff = Callable[[Crew, Mode, dict[str, Any]], Any]
@@ -269,6 +277,7 @@ def compare(one: Shape, bare: Done, done: Done, folder: Path) -> None:
 
 def assert_billed(done: Done, folder: Path, tokens: int) -> None:
     """Assert that journal, result and server agree on calls and tokens."""
+    assert_all_metered(journal_of(folder), RUN)
     journal = open_journal(journal_of(folder))
     steps = journal.steps(RUN)
     calls = [step for step in steps if step.kind is StepKind.MODEL]
