@@ -277,6 +277,7 @@ def compare(one: Shape, bare: Done, done: Done, folder: Path) -> None:
 
 def assert_billed(done: Done, folder: Path, tokens: int) -> None:
     """Assert that journal, result and server agree on calls and tokens."""
+    assert_all_metered(journal_of(folder), RUN)
     journal = open_journal(journal_of(folder))
     steps = journal.steps(RUN)
     calls = [step for step in steps if step.kind is StepKind.MODEL]

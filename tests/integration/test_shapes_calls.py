@@ -48,8 +48,7 @@ def _hook(heard: Heard, name: str) -> Callable[[Any], Any]:
                 return f"{context.tool_result} (seen)"
         else:
             seen += [str(len(context.messages)), str(context.iterations)]
-            if context.response is not None:
-                seen.append(str(context.response)[:40] if isinstance(context.response, str) else "")
+            seen.append(str(context.response))
         heard.append(" | ".join(seen))
         return None
 
@@ -102,6 +101,8 @@ def _crew(scene: Scene, heard: Heard) -> Crew:
 @pytest.mark.parametrize("path", PATHS)
 def test_callbacks_and_global_hooks(server: Server, tmp_path: Path, path: str, mode: Mode) -> None:
     """Every callback, and hooks of the whole process; changes they make take effect."""
+    if scoped_hooks is None and path == "native":
+        pytest.skip("in this release an after-call hook makes native tool calls the answer")
     said: list[Heard] = []
     for hardened in (False, True):
         heard: Heard = []

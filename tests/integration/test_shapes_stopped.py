@@ -20,16 +20,8 @@ from tests.openai_server import Server
 
 assert shapes  # they register themselves
 
-SWALLOWED = [SHAPES["reasoned"], SHAPES["reasoned_by_name"]]
-OTHERS = (
-    "planned_by_name",
-    "passed_on",
-    "two_at_work",
-    "judged_by_many",
-    "json_converted",
-    "asked",
-)
-STOPPED = [*cases(SWALLOWED), *cases([SHAPES[name] for name in OTHERS], modes=("kickoff",))]
+_ONCE = [SHAPES[name] for name in ("reasoned", "cached", "asked")]
+STOPPED = [*cases([SHAPES["reasoned_by_name"]]), *cases(_ONCE, modes=("kickoff",))]
 
 
 @pytest.mark.parametrize(("one", "path", "mode"), STOPPED)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
-from crewai_prod.replay import History, TaskDefinition, Verdict, changes, plan_tasks
+from crewai_prod.replay import CACHED, History, TaskDefinition, Verdict, changes, plan_tasks
 from crewai_prod.steps import Scope, digest, lies_beside, path_part, read_request, related, step_id
 from crewai_prod.walk import Walk
 
@@ -195,6 +195,26 @@ def test_went_on() -> None:
     assert not History([failed, step(2, scope="tasks/1/A")]).went_on(failed)
     assert History([failed, step(2, scope="tasks/0")]).went_on(failed)
     assert History([failed, step(2, scope="tasks/0/A/tool~1/B")]).went_on(failed)
+
+
+def test_a_cached_result_is_no_sign_that_a_run_went_on() -> None:
+    """It is handed out again on the way to the call that failed, and is no answer of a model."""
+    failed = step(1, status=StepStatus.FAILED)
+    hit = step(2, kind=StepKind.FUNCTION, effect=CACHED)
+    history = History([failed, hit])
+    assert not history.went_on(failed)
+    assert history.last_within("tasks/0") == failed
+
+
+def test_a_question_that_came_to_nothing_takes_no_number() -> None:
+    """Looking something up that is not recorded leaves the order of steps as it was."""
+    walk = Walk()
+    asked = walk.identify(AT, StepKind.FUNCTION, "cached look_up", "d")
+    walk.look_up(asked)
+    walk.withdraw(asked)
+    made = walk.identify(AT, StepKind.TOOL, "look_up", "d")
+    walk.look_up(made)
+    assert made.seq == 1
 
 
 def test_distrust_touches_the_last_answer_alone() -> None:

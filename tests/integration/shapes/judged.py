@@ -47,7 +47,7 @@ def judged_by_a_model(scene: Scene) -> Crew:
     return _judged(scene, guardrail="The answer must be good.")
 
 
-@shape(few=True, once=["charge 7"])
+@shape(few=True, paths=("text",), once=["charge 7"])
 def judged_by_another_model(scene: Scene) -> Crew:
     """A guardrail with a model of its own."""
     return _judged(scene, guardrail=LLMGuardrail("It must be good.", scene.llm(temperature=0.1)))

@@ -87,7 +87,7 @@ def cached(scene: Scene) -> Crew:
     return _twice(scene)
 
 
-@shape(few=True)
+@shape(few=True, paths=("text",))
 def cached_in_part(scene: Scene) -> Crew:
     """Only some results may be cached."""
     return _twice(scene, cache_function=lambda given, _: given["room"] == "hall")

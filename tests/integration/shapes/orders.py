@@ -64,7 +64,7 @@ def condition_met(scene: Scene) -> Crew:
     return _conditional(scene, True)
 
 
-@shape(few=True)
+@shape(few=True, paths=("text",))
 def condition_not_met(scene: Scene) -> Crew:
     """A conditional task that is skipped."""
     return _conditional(scene, False)

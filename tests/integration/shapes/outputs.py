@@ -50,13 +50,13 @@ def _structured(scene: Scene, said: str, **options: Any) -> Crew:
     return Crew(agents=[one], tasks=[first, last])
 
 
-@shape(few=True)
+@shape(few=True, paths=("native",))
 def pydantic_at_once(scene: Scene) -> Crew:
     """The answer is the model's JSON."""
     return _structured(scene, json.dumps(_RECEIPT), output_pydantic=Receipt)
 
 
-@shape(few=True)
+@shape(few=True, paths=("text",))
 def json_at_once(scene: Scene) -> Crew:
     """The same as a dict."""
     return _structured(scene, json.dumps(_RECEIPT), output_json=Receipt)

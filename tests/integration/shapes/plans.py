@@ -49,7 +49,7 @@ def planned_by_name(scene: Scene) -> Crew:
     return _planned(scene, planning_llm="openai/gpt-4o")
 
 
-@shape(few=True, cannot=_NOT_ON_A_LOOP, drifts=True)
+@shape(few=True, paths=("text",), cannot=_NOT_ON_A_LOOP, drifts=True)
 def planned_by_default(scene: Scene) -> Crew:
     """The planner's model is not given: CrewAI makes one of its own choice."""
     return _planned(scene)
@@ -96,7 +96,7 @@ def reasoned(scene: Scene) -> Crew:
     return _reasoned(scene, PlanningConfig(max_attempts=1))
 
 
-@shape(few=True, spared=swallowed)
+@shape(few=True, paths=("text",), spared=swallowed)
 def reasoned_by_object(scene: Scene) -> Crew:
     """It plans with another model."""
     return _reasoned(scene, PlanningConfig(max_attempts=1, llm=scene.llm(temperature=0.5)))
