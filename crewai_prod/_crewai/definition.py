@@ -16,7 +16,7 @@ from crewai.tools.base_tool import BaseTool
 
 from crewai_prod import codec
 from crewai_prod._crewai.llm import model_params
-from crewai_prod._crewai.takeover import original_of
+from crewai_prod._crewai.takeover import original_of, really_a
 from crewai_prod.replay import TaskDefinition
 from crewai_prod.steps import digest
 
@@ -123,13 +123,13 @@ def _agent(agent: Any) -> dict[str, Any]:
 def _model(llm: Any) -> Any:
     return (
         model_params(llm, None, None, llm.__dict__.get("response_format"))
-        if isinstance(llm, BaseLLM)
+        if really_a(BaseLLM, llm)
         else llm
     )
 
 
 def _tool(tool: Any) -> str:
-    if not isinstance(tool, BaseTool):
+    if not really_a(BaseTool, tool):
         return str(getattr(tool, "name", type(tool).__qualname__))
     schema = tool.args_schema.model_json_schema() if tool.args_schema else {}
     return f"{tool.name} {_digest([tool.description, schema])}"

@@ -13,6 +13,8 @@ from typing import Any
 from crewai.llms.base_llm import BaseLLM
 from crewai.tasks.llm_guardrail import LLMGuardrail
 
+from crewai_prod._crewai.takeover import really_a
+
 _classes: dict[type, type] = {}
 
 
@@ -40,7 +42,7 @@ class _Unchecked:
 def take_over_guardrail(guardrail: Any, take_llm: Callable[[Any], Any]) -> Any:
     """A guardrail that asks a model asks the run's; any other stays as it is."""
     llm = getattr(guardrail, "llm", None)
-    if not isinstance(llm, BaseLLM):
+    if not really_a(BaseLLM, llm):
         return guardrail
     taken = copy.copy(guardrail)
     taken.llm = take_llm(llm)

@@ -6,14 +6,19 @@ result or exception, events, requests, callbacks and hooks.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from crewai import Agent, Crew, Task
+from crewai import LLM, Agent, Crew, Task
 from crewai.flow.flow import Flow, and_, listen, router, start
+from crewai.flow.persistence.sqlite import SQLiteFlowPersistence
 from crewai.tools import tool
+from crewai.types.usage_metrics import UsageMetrics
+from crewai_files import FileBytes, ImageFile
 from pydantic import BaseModel
 
 from crewai_prod import harden, open_journal
@@ -36,6 +41,11 @@ from tests.openai_server import Conversation, Reply, Rule, Server, answer, fault
 
 READING = {name: {"effect": "read"} for name in ("look_up", "charge", "send")}
 """So that they may act again where CrewAI asks again, as they do in a bare crew."""
+
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""A PNG of one dot."""
 
 Make = Callable[[Server, Effects, str, list[Any]], Any]
 Work = Callable[[Any], Any]
@@ -300,6 +310,112 @@ def test_model_call_that_fails(server: Server, tmp_path: Path, path: str) -> Non
     traces = both(server, tmp_path, path, make, lambda one: go(one, inputs={"who": "ann"}))
     assert "invalid_api_key" in str(traces[0].outcome)
     assert_same(*traces)
+
+
+class Looked(Flow[Sum]):
+    """A flow that others look at while it is at work, and that kicks itself off once."""
+
+    def look(self) -> list[str]:
+        """What the one who holds the flow sees of its state; set by the test."""
+        return []
+
+    @start()
+    def begin(self) -> str:
+        """Do the first part."""
+        self.state.done.append("begin")
+        return str(self.look())
+
+    @listen(begin)
+    def repeat(self, said: str) -> str:
+        """Do it all again, once."""
+        self.state.done.append("repeat")
+        if len(self.state.done) == 2:
+            self.kickoff()
+        return f"{said} {self.look()}"
+
+
+@pytest.mark.parametrize("mode", ["kickoff", "akickoff"])
+def test_flow_that_is_looked_at_and_kicks_itself_off(
+    server: Server, tmp_path: Path, mode: Mode
+) -> None:
+    """State is to be seen on the user's object at once; a kickoff within is part of the run."""
+
+    def make(server: Server, effects: Effects, path: str, heard: list[Any]) -> Any:
+        held = Looked()
+        setattr(Looked, "look", lambda _: list(held.state.done))  # noqa: B010 - for mypy
+        return held
+
+    traces = both(
+        server, tmp_path, "native", make, lambda one: (go(one, mode), list(one.state.done))
+    )
+    seen = ["begin", "repeat", "begin", "repeat"]
+    assert traces[0].outcome == repr((f"['begin'] {seen}", seen))
+    assert_same(*traces)
+    assert len(open_journal(tmp_path / "j.db").runs()) == 1
+
+
+def test_flow_that_fails_is_kicked_off_again(server: Server, tmp_path: Path) -> None:
+    """CrewAI goes on with a flow of the same id from what it has completed; so do we."""
+
+    def make(server: Server, effects: Effects, path: str, heard: list[Any]) -> Any:
+        class Halting(Flow[Sum]):
+            @start()
+            def begin(self) -> str:
+                heard.append("begin")
+                return "begun"
+
+            @listen(begin)
+            def go_on(self) -> str:
+                heard.append("go on")
+                if heard.count("go on") == 1:
+                    raise Mine("the first time")
+                return "done"
+
+        return Halting(persistence=SQLiteFlowPersistence(str(tmp_path / f"{len(heard)}.db")))
+
+    def work(one: Any) -> Any:
+        with pytest.raises(Mine):
+            one.kickoff(inputs={"id": "the-flow"})
+        return one.kickoff(inputs={"id": "the-flow"})
+
+    traces = both(server, tmp_path, "native", make, work)
+    assert [one for one in traces[0].heard if isinstance(one, str)] == ["begin", "go on", "go on"]
+    assert_same(*traces)
+
+
+def test_agent_that_is_shown_a_picture(server: Server, tmp_path: Path) -> None:
+    """Bytes that are no text pass through the journal; a finished run gives them back."""
+    files = {"photo": ImageFile(source=FileBytes(data=PICTURE, filename="photo.png"))}
+
+    def make(server: Server, effects: Effects, path: str, heard: list[Any]) -> Agent:
+        server.app.script = Conversation(Rule(answer("a dot")))
+        llm = make_llm(server.url, "native", max_retries=0)
+        return Agent(role="A", goal="g", backstory="b", llm=llm)
+
+    traces = both(
+        server,
+        tmp_path,
+        "native",
+        make,
+        lambda one: output_of(one.kickoff("Look", input_files=files)),
+    )
+    assert_same(*traces)
+    hardened = harden(make(server, Effects(tmp_path), "native", []), journal=tmp_path / "j.db")
+    first = hardened.kickoff("Look", input_files=files, run_id="a")
+    again = hardened.kickoff("Look", input_files=files, run_id="a")
+    assert (again.raw, again.messages) == (first.raw, first.messages)
+
+
+def test_agent_with_a_mock_for_a_model(tmp_path: Path) -> None:
+    """A mock that only says that it is a model answers as it does in a bare agent."""
+    mock = Mock(spec=LLM, stop=[])
+    mock.call.return_value = "Final Answer: mocked"
+    mock.supports_function_calling.return_value = False
+    mock.supports_stop_words.return_value = True
+    mock.get_token_usage_summary.return_value = UsageMetrics()
+    one = Agent(role="A", goal="g", backstory="b", llm=mock)
+    assert harden(one, journal=tmp_path / "j.db").kickoff("Say").raw == one.kickoff("Say").raw
+    assert mock.call.call_count == 2
 
 
 def test_session_of_hardened_kickoffs(server: Server, tmp_path: Path) -> None:
