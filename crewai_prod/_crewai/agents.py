@@ -36,6 +36,16 @@ class RunAgent(Seamed):
         with _at_work(self):
             return await super().aexecute_task(task, context, tools)  # type: ignore[misc]
 
+    def _execute_and_build_output(self, *args: Any, **kwargs: Any) -> Any:
+        """For `Agent.kickoff`; a guardrail's complaint leads here again."""
+        begin_again(seam_of(self).run)
+        return super()._execute_and_build_output(*args, **kwargs)  # type: ignore[misc]
+
+    async def _execute_and_build_output_async(self, *args: Any, **kwargs: Any) -> Any:
+        """The asynchronous twin."""
+        begin_again(seam_of(self).run)
+        return await super()._execute_and_build_output_async(*args, **kwargs)  # type: ignore[misc]
+
     def _prepare_kickoff(self, *args: Any, **kwargs: Any) -> Any:
         """For `Agent.kickoff`: also the tools CrewAI adds there are taken over."""
         executor, inputs, info, parsed = super()._prepare_kickoff(*args, **kwargs)  # type: ignore[misc]
@@ -45,6 +55,13 @@ class RunAgent(Seamed):
             parsed = parse_tools(tools)
             put(executor, original_tools=tools, tools=parsed)
         return executor, inputs, info, parsed
+
+
+def begin_again(run: Run) -> None:
+    """The agent of this scope is sent to work, perhaps not for the first time."""
+    current = current_scope.get()
+    if current is not None and current[0] is run:
+        run.enter(current[1], retry=False)
 
 
 @contextmanager

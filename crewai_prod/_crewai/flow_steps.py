@@ -172,9 +172,7 @@ class MethodStep:
         place = scope.of_method(name)
         ticket = run.begin_tool(place, name, {}, _METHOD, StepKind.FUNCTION)
         kinds = kinds_of(flow, flow._methods.get(name, method))
-        return cls(
-            run=run, ticket=ticket, flow=flow, method=method, kinds=kinds, states=states
-        )
+        return cls(run=run, ticket=ticket, flow=flow, method=method, kinds=kinds, states=states)
 
     @property
     def recorded(self) -> dict[str, Any] | None:
