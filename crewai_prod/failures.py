@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from crewai_prod import codec
-from crewai_prod.errors import ModelError
+from crewai_prod.errors import CrewProdError, ModelError
 from crewai_prod.redact import redact_text
 
 _ROOTS = {
@@ -58,6 +58,8 @@ def revive(facts: Mapping[str, Any], kinds: Mapping[str, type] | None = None) ->
     kind = _class_of(facts["module"], facts["type"]) or _own(facts, kinds or {})
     if kind is None:
         return ReplayedError(f"{facts['type']}: {message}")
+    if issubclass(kind, CrewProdError):
+        return kind(message)
     error = kind.__new__(kind, message)
     Exception.__init__(error, message)
     for name, value in {"message": message, **facts.get("facts", {})}.items():
@@ -91,6 +93,8 @@ def _own(facts: Mapping[str, Any], kinds: Mapping[str, type]) -> type[Exception]
 def _root(package: str) -> type[Exception] | None:
     if package == "crewai":
         return Exception
+    if package == "crewai_prod":
+        return CrewProdError
     root = getattr(sys.modules.get(package), _ROOTS.get(package, ""), None)
     return root if isinstance(root, type) and issubclass(root, Exception) else None
 

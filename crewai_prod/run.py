@@ -29,8 +29,10 @@ from crewai_prod.errors import (
     RunError,
     RunInterrupted,
     RunPaused,
+    ToolError,
     ToolOutcomeUnknown,
 )
+from crewai_prod.failures import describe
 from crewai_prod.heart import HEART
 from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
@@ -167,7 +169,7 @@ class Run:
         self._lease, self._run_id = opened.lease, opened.run.run_id
         self.log, self.unknown, self.resumed = log, unknown, not opened.created
         self.plans = {plan.definition.position: plan for plan in plans}
-        self._walk = Walk(opened.steps, failed_sessions)
+        self._walk = Walk(opened.steps, failed_sessions, finished=opened.lease is None)
         for task in opened.tasks:
             if task.error is not None and orjson.loads(task.error).get("of_last_answer"):
                 self._walk.history.distrust(self.scope_of_task(task.position).path)
@@ -709,7 +711,7 @@ class Run:
         if outcome.kind == "unknown":
             raise self.leave_unknown(ticket, "the process ended before it reported back")
         if outcome.kind == "failed":
-            facts = {"type": "ToolFailed", "message": "The call failed; its effect did not happen."}
+            facts = describe(ToolError("The call failed; its effect did not happen."))
             step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode())
         else:
             step = self._step(ticket, StepStatus.DONE, result=codec.encode(outcome.result))

@@ -85,14 +85,20 @@ class Walk:
     Args:
         steps: What earlier sessions recorded.
         failed_sessions: Epochs of the sessions that ended because something failed.
+        finished: Whether the run was brought to its end: it has survived all its failures.
     """
 
     def __init__(
-        self, steps: Iterable[StepRecord] = (), failed_sessions: Container[int] = ()
+        self,
+        steps: Iterable[StepRecord] = (),
+        failed_sessions: Container[int] = (),
+        *,
+        finished: bool = False,
     ) -> None:
         recorded = tuple(steps)
         self.history = History(recorded)
         self._failed_sessions = failed_sessions
+        self._finished = finished
         self._seq = max((step.seq for step in recorded), default=0)
         self._occurrences: dict[tuple[str, str, str], int] = {}
         self._acting: set[tuple[str, str, str]] = set()
@@ -234,7 +240,7 @@ class Walk:
         if record.status is not StepStatus.FAILED:
             return False
         cut_off = record.kind is StepKind.TOOL and record.epoch not in self._failed_sessions
-        return cut_off or self.history.went_on(record)
+        return self._finished or cut_off or self.history.went_on(record)
 
     def _may_retry(self, scope: Scope, step: str) -> bool:
         """Whether a failed call is passed over because the model has been sent to work again."""

@@ -42,7 +42,7 @@ from crewai_prod.steps import Scope, digest, lies_in
 _PARTS = ("agents", "tasks", "manager_agent", "memory", *CREW_LLMS)
 _PRIVATE_PARTS = ("_memory", "_cache_handler")
 _AGENT_LLMS = ("llm", "function_calling_llm")
-_RUN = "crewai_prod_run"
+_PLACE = "crewai_prod_place"
 _AT_WORK = "crewai_prod_at_work"
 _LENT = "crewai_prod_lent"
 _lock = threading.Lock()
@@ -135,8 +135,13 @@ def _agent_begins(executor: Any, event: Any) -> None:
     run, around = place
     taken = seam_of(executor.llm)
     planner = executor.task is not None and taken is not None and taken.run is run
-    if not planner and executor.__dict__.get(_RUN) is not run:
-        _take_over_executor(executor, run, _agent_scope(run, around, executor))
+    if planner:
+        return
+    known, scope = executor.__dict__.get(_PLACE, (None, None))
+    if known is not run:
+        scope = _agent_scope(run, around, executor)
+        _take_over_executor(executor, run, scope)
+    run.enter(scope, retry=False)
 
 
 def _take_over_executor(executor: Any, run: Run, scope: Scope) -> None:
@@ -148,7 +153,7 @@ def _take_over_executor(executor: Any, run: Run, scope: Scope) -> None:
         put(executor, tools_handler=ToolsHandler(cache=handler.cache))
     for name in _AGENT_LLMS:
         put(executor, **{name: workshop.llm(original_of(getattr(executor, name)))})
-    executor.__dict__[_RUN] = run
+    executor.__dict__[_PLACE] = (run, scope)
     with undisturbed():
         _take_over_models(executor.agent, workshop, run, scope)
 

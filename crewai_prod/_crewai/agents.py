@@ -72,6 +72,16 @@ class RunAgent(Seamed):
         seam: AgentSeam = seam_of(self)
         seam.saves.wait(scope_of(seam.run))
 
+    def _execute_and_build_output(self, *args: Any, **kwargs: Any) -> Any:
+        """For `Agent.kickoff`; a guardrail's complaint leads here again."""
+        begin_again(seam_of(self).run)
+        return super()._execute_and_build_output(*args, **kwargs)  # type: ignore[misc]
+
+    async def _execute_and_build_output_async(self, *args: Any, **kwargs: Any) -> Any:
+        """The asynchronous twin."""
+        begin_again(seam_of(self).run)
+        return await super()._execute_and_build_output_async(*args, **kwargs)  # type: ignore[misc]
+
     def _prepare_kickoff(self, *args: Any, **kwargs: Any) -> Any:
         """For `Agent.kickoff`: also the tools CrewAI adds there are taken over."""
         executor, inputs, info, parsed = super()._prepare_kickoff(*args, **kwargs)  # type: ignore[misc]
@@ -90,6 +100,13 @@ def fresh(agent: Any) -> None:
     handler = agent.__dict__.get("tools_handler")
     if isinstance(handler, ToolsHandler):
         put(agent, tools_handler=ToolsHandler(cache=handler.cache))
+
+
+def begin_again(run: Run) -> None:
+    """The agent of this scope is sent to work, perhaps not for the first time."""
+    current = current_scope.get()
+    if current is not None and current[0] is run:
+        run.enter(current[1], retry=False)
 
 
 @contextmanager

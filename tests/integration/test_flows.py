@@ -411,7 +411,7 @@ def test_persisted_method(desk: Callable[[], Desk], tmp_path: Path) -> None:
         def one(self) -> None:
             self.state["kept"] = True
 
-        @listen(one)  # type: ignore[arg-type]  # `persist` says it gives a type
+        @listen("one")
         def two(self) -> str:
             return "two"
 
@@ -658,7 +658,8 @@ def test_crews_of_a_method(
 
         @listen(side)
         async def left(self) -> Any:
-            return await here.cashier().kickoff("pay")  # type: ignore[misc]  # on a loop
+            begun: Any = here.cashier().kickoff("pay")
+            return await begun
 
     flow = harden(Many(), journal=tmp_path / "j.db")
     result = killed_before_each_request(lambda: flow.kickoff(run_id="a"))

@@ -258,7 +258,7 @@ def test_killed_before_every_request(
 def _is_the_users_own(shop: Shop) -> None:
     held: list[Any] = [shop.crew, shop.cashier, shop.courier, *shop.crew.agents, *shop.crew.tasks]
     held += [agent.llm for agent in shop.crew.agents]
-    held += [one for agent in shop.crew.agents for one in agent.tools]
+    held += [one for agent in shop.crew.agents for one in agent.tools or []]
     assert [one for one in held if seam_of(one) is not None] == []
     assert shop.crew.agents[0] is shop.cashier
     assert shop.cashier.llm is shop.llm
@@ -288,7 +288,7 @@ def test_bare_crew_shows_its_outputs_and_is_bare_again(
 def test_interrupted_tool_around_a_crew(
     make: Callable[[str], Shop], effects: Effects, effect: str | None, path: str, server: Server
 ) -> None:
-    """A tool that may act itself pauses the run if it was cut off; run again it repeats nothing."""
+    """Cut off, a tool that may act itself pauses the run; called again it repeats nothing."""
     shop = make(path)
     crew = shop.outer(bare_crew(shop), effect)
     with pytest.raises(Killed):
