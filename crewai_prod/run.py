@@ -303,7 +303,7 @@ class Run:
             self._walk.enter(scope.path, retry=retry)
 
     def last_step(self, scope: Scope) -> str | None:
-        """The step that was begun last in a scope, by this session."""
+        """The model or tool call that was begun last in a scope, by this session."""
         with self._lock:
             return self._walk.last(scope.path)
 

@@ -152,11 +152,12 @@ class Walk:
             occurrence=occurrence,
             step_id=step_id(*key, occurrence),
         )
-        self._last[scope.path] = ticket.step_id
+        if kind in (StepKind.MODEL, StepKind.TOOL):
+            self._last[scope.path] = ticket.step_id
         return ticket
 
     def last(self, path: str) -> str | None:
-        """The step that was begun last in a scope."""
+        """The model or tool call that was begun last in a scope."""
         return self._last.get(path)
 
     def leave(self, path: str) -> None:

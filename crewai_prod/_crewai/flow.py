@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,7 +106,7 @@ class HardenedFlow(Seamed):
         **kwargs: Any,
     ) -> Any:
         """Run, resume, or return what the finished run returned."""
-        asked = _Asked(run_id, on_change, unknown, inputs)
+        asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
         return _working(self, asked).kickoff(inputs, *args, **kwargs)
 
     async def kickoff_async(
@@ -118,7 +119,7 @@ class HardenedFlow(Seamed):
         **kwargs: Any,
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
-        asked = _Asked(run_id, on_change, unknown, inputs)
+        asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
         working = await in_thread(_working, self, asked)
         return await working.kickoff_async(inputs, *args, **kwargs)
 
@@ -189,6 +190,16 @@ class _Asked:
     on_change: str | None
     unknown: UnknownPolicy | None
     inputs: Any
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = self.args[1] if len(self.args) > 1 else None
+        checkpoint = self.kwargs.get("from_checkpoint", given)
+        if checkpoint is not None and getattr(checkpoint, "restore_from", None):
+            raise UsageError(
+                "A hardened flow resumes from its journal: pass run_id, not from_checkpoint."
+            )
 
 
 def _working(facade: Any, asked: _Asked) -> Any:

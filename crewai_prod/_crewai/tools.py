@@ -169,7 +169,7 @@ class _ToolCall:
         return call
 
     def check_again(self, scope: Scope) -> None:
-        """Raise what the same call has raised, if nothing else was begun in its scope since."""
+        """Raise what the same call has raised, if nothing else was called in its scope since."""
         last = self.seam.raised.get(scope.path)
         if last is None or _one_for_one.get():
             return
