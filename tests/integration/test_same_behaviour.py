@@ -383,6 +383,39 @@ def test_flow_that_fails_is_kicked_off_again(server: Server, tmp_path: Path) -> 
     assert_same(*traces)
 
 
+@pytest.mark.parametrize("inputs", [None, {"id": "the-flow"}], ids=["fresh", "by id"])
+def test_failed_run_of_a_flow_resumes_on_the_same_object(
+    tmp_path: Path, inputs: dict[str, Any] | None
+) -> None:
+    """What the failed session left on the object does not count: the journal says what was done."""
+    heard: list[str] = []
+
+    class Halting(Flow[dict[str, Any]]):
+        @start()
+        def begin(self) -> str:
+            heard.append("begin")
+            self.state["parts"] = 1
+            return "begun"
+
+        @listen(begin)
+        def go_on(self, said: str) -> list[str]:
+            heard.append("go on")
+            left = sorted(self.state)
+            self.state["half"] = True
+            if heard.count("go on") == 1:
+                raise Mine(said)
+            return left
+
+    made = Halting(persistence=SQLiteFlowPersistence(str(tmp_path / "flow.db")))
+    hardened = harden(made, journal=tmp_path / "j.db")
+    with pytest.raises(Mine, match="begun"):
+        hardened.kickoff(inputs=inputs, run_id="a")
+    assert made.state["half"] is True
+    assert hardened.kickoff(inputs=inputs, run_id="a") == ["id", "parts"]
+    assert heard == ["begin", "go on", "go on"]
+    assert hardened.kickoff(inputs=inputs, run_id="a") == ["id", "parts"]
+
+
 def test_agent_that_is_shown_a_picture(server: Server, tmp_path: Path) -> None:
     """Bytes that are no text pass through the journal; a finished run gives them back."""
     files = {"photo": ImageFile(source=FileBytes(data=PICTURE, filename="photo.png"))}
