@@ -166,7 +166,7 @@ class _CrewBatch:
     shown: bool
     usage: UsageMetrics = field(default_factory=UsageMetrics)
     failed: int = 0
-    under_way: dict[int, Any] = field(default_factory=dict)
+    under_way: set[int] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def kickoff(self) -> Any:
@@ -216,15 +216,15 @@ class _CrewBatch:
         """A crew for one item, and in the end its bill."""
         crew = self.crew._one_of_many()
         with self.lock:
-            self.under_way[position] = crew
+            self.under_way.add(position)
         try:
             yield crew
         except asyncio.CancelledError:  # the worker thread of a `kickoff_async` still goes on
-            _interrupt([crew])
+            self._stop([position])
             raise
         finally:
             with self.lock:
-                del self.under_way[position]
+                self.under_way.remove(position)
                 if crew.usage_metrics is not None:
                     self.usage.add_usage_metrics(crew.usage_metrics)
 
@@ -254,8 +254,15 @@ class _CrewBatch:
 
     def _interrupt(self) -> None:
         with self.lock:
-            under_way = list(self.under_way.values())
-        _interrupt(under_way)
+            under_way = list(self.under_way)
+        self._stop(under_way)
+
+    def _stop(self, positions: Iterable[int]) -> None:
+        """Let the runs of these items end after their current step."""
+        ours = {self.run_ids[position] for position in positions}
+        for run in HEART.runs():
+            if run.run_id in ours:
+                run.stop(RunInterrupted("The batch was ended: this run stopped after its step."))
 
     def _outcome(self, batch: Batch) -> list[Any]:
         if not self.return_exceptions:
@@ -274,11 +281,3 @@ class _Copies:
 
     def copy(self) -> Any:
         return self.crew._one_of_many()
-
-
-def _interrupt(crews: Iterable[Any]) -> None:
-    """Let the runs that crews are advancing end after their current step."""
-    ours = {crew.last_run for crew in crews}
-    for run in HEART.runs():
-        if run.run_id in ours:
-            run.stop(RunInterrupted("The batch was ended; its run stopped after the current step."))

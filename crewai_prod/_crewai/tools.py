@@ -232,11 +232,14 @@ class _ToolCall:
     def _check_workers(self) -> None:
         """Stop the run if a coworker's model failed: the model that asked can do nothing about it.
 
-        CrewAI makes an answer of it, and the work that was not done would pass for done.
+        CrewAI makes an answer of it, and the work that was not done would pass for done. A tool of
+        the user's own that kicks agents off has seen their failures, and has decided.
 
         Raises:
             CrewProdError: It failed; or the run was stopped before.
         """
+        if not isinstance(self.seam.original, BaseAgentTool):
+            return
         for role, error in self.workers:
             step = self.seam.run.ended_by_model(self.live.inner)
             if step is not None:
