@@ -263,8 +263,12 @@ def _reset(flow: Any, goes_on_from: Any) -> None:
 def _bound_methods(facade: Any, flow: Any) -> dict[Any, Any]:
     """The flow's methods, bound to the copy; those of a declared flow are built for it."""
     owned = any(hasattr(method, "__self__") for method in facade._methods.values())
-    made: dict[Any, Any] = flow._class_bound_methods() if owned else flow._action_bound_methods()
-    return made
+    if owned:
+        made: dict[Any, Any] = flow._class_bound_methods()
+        return made
+    if "_tool_action_tools" in flow.__dict__:  # each build adds its own to the list
+        put(flow, _tool_action_tools=[])
+    return dict(flow._action_bound_methods())
 
 
 def _take_over_held(flow: Any, workshop: Workshop) -> None:
