@@ -27,7 +27,11 @@ from crewai_prod.errors import UsageError
 from crewai_prod.options import Options
 from crewai_prod.tooling import Outcome
 
-_HARDENINGS = {"crew": harden_crew, "flow": harden_flow, "agent": harden_agent}
+_HARDENINGS: Mapping[str, Callable[..., Any]] = {
+    "crew": harden_crew,
+    "flow": harden_flow,
+    "agent": harden_agent,
+}
 _LEFT_OUT: Mapping[str, Any] = {
     "memory": False,
     "knowledge": None,
@@ -81,8 +85,7 @@ class Rehearsal:
         settings = base.settings.model_copy(update=changed)
         options = replace(base, settings=settings, journal=self.journal, unknown=self.unknown)
         listen()
-        hardening: Callable[..., Any] = _HARDENINGS[kind_of(target) or "crew"]
-        return hardening(target, options)
+        return _HARDENINGS[kind_of(target) or "crew"](target, options)
 
     def _dress(self, target: Any) -> None:
         if isinstance(target, Flow):

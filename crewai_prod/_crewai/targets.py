@@ -12,6 +12,7 @@ from crewai_prod._crewai.agent_run import HardenedAgent
 from crewai_prod._crewai.crew import HardenedCrew
 from crewai_prod._crewai.flow import HardenedFlow
 from crewai_prod._crewai.takeover import original_of, put
+from crewai_prod.errors import UsageError
 
 KINDS = {"crew": Crew, "flow": Flow, "agent": Agent}
 _HARDENED = (HardenedCrew, HardenedFlow, HardenedAgent)
@@ -38,9 +39,18 @@ def name_of(target: Any) -> str | None:
 
 
 def asked_of(target: Any, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The arguments of its kickoff; an agent's inputs are `{"messages": ...}`."""
+    """The arguments of its kickoff; an agent's inputs are `{"messages": ...}`.
+
+    Raises:
+        UsageError: It is an agent, and is asked nothing, or given something else.
+    """
     if isinstance(target, Agent):
-        return dict(inputs or {"messages": ""})
+        given = dict(inputs or {})
+        if "messages" not in given or set(given) - {"messages", "input_files"}:
+            raise UsageError(
+                f"An agent takes one input, `messages`: what it is asked; not {sorted(given)}."
+            )
+        return given
     return {"inputs": None if inputs is None else dict(inputs)}
 
 

@@ -210,7 +210,7 @@ def lone_agent() -> Agent:
     return _agent("Cashier", "native", charge)
 
 
-@step
+@step(effect="write")
 def count(order: int) -> int:
     """A function that is a step, and acts."""
     act("count", "counted", order=order)
