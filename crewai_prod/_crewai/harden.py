@@ -1,4 +1,4 @@
-"""`harden`: the one thing users add to a crew they already have."""
+"""`harden`: the one thing users add to a crew, flow or agent they already have."""
 
 from __future__ import annotations
 
@@ -41,18 +41,22 @@ def harden(target: Any, /, **options: Any) -> Any: ...
 @overload
 def harden(**options: Any) -> Callable[[Any], Any]: ...
 def harden(target: Any = _MISSING, /, **options: Any) -> Any:
-    """Make every kickoff of a crew a durable run.
+    """Make every kickoff of a crew, flow or agent a durable run.
 
     Use it as a call, `crew = harden(my_crew, journal="runs.db")`, or as a decorator, `@harden` or
-    `@harden(journal="runs.db")`, on a function that returns a crew, on a `@CrewBase` class or on
-    its `@crew` method.
+    `@harden(journal="runs.db")`, on a function that returns a crew, on a class of flows, on a
+    `@CrewBase` class or on its `@crew` method.
+
+    A crew, flow or agent that is kicked off while a run is at work, without a `run_id` of its own,
+    belongs to that run, hardened or not.
 
     A model that your own code calls, in the body of a tool, a step or a flow's method, is hardened
     too, without options: `model = harden(LLM("openai/gpt-4o-mini"))`. Within a run its calls are
     recorded, replayed and billed as those of the crew's agents are; outside of any it is as before.
 
     Args:
-        target: A `Crew`, a function or method that returns one, a `@CrewBase` class, or a model.
+        target: A `Crew`, a function or method that returns one, a `@CrewBase` class, a `Flow`, a
+            class of flows, an `Agent`, or a model.
         **options: `journal`: path or `Journal`, default `CREWAI_PROD_JOURNAL`, else
             `.crewai_prod/journal.db` below the working directory. `durability`: `power` (default)
             or `process`. `tools`: `{tool name: {"effect": "read" | "write" | "nested",
@@ -61,8 +65,9 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             `stderr`, a logger or None; default a file beside the journal. `settings`: a `Settings`.
 
     Returns:
-        What it was given, hardened: still a `Crew`, a function that returns one, a class or a
-        model. A function's crew is built anew, through the function, for each run.
+        What it was given, hardened: still a `Crew`, `Flow`, `Agent` or model, a function that
+        returns a crew, or a class. A function's crew is built anew, through the function, for each
+        run.
 
     Raises:
         UsageError: A target or an option value that does not exist.
@@ -82,8 +87,8 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
     if callable(target):
         return _harden_function(target, checked)
     raise UsageError(
-        f"harden() takes a Crew, a function that returns one, a @CrewBase class or its @crew "
-        f"method, or a model, not {type(target).__name__}."
+        "harden() takes a Crew, a function that returns one, a @CrewBase class or its @crew "
+        f"method, a Flow, a class of flows, an Agent or a model, not {type(target).__name__}."
     )
 
 

@@ -1,4 +1,4 @@
-"""A crew as a crash test runs it: over its own journal, and if asked without acting or paying."""
+"""A crew, flow or agent as a crash test runs it: over its own journal, if asked at no cost."""
 
 from __future__ import annotations
 
@@ -8,19 +8,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crewai import Agent, Crew, Task
+from crewai.flow.flow import Flow
 from crewai.llms.base_llm import BaseLLM
 from crewai.tools.base_tool import BaseTool
 
+from crewai_prod._crewai.adoption import listen
+from crewai_prod._crewai.agent_run import HardenedAgent, harden_agent
 from crewai_prod._crewai.agents import RunAgent
 from crewai_prod._crewai.build import CREW_LLMS
 from crewai_prod._crewai.counting import StandInLLM, count_requests, record_effects
 from crewai_prod._crewai.crew import HardenedCrew, harden_crew
 from crewai_prod._crewai.crew_run import RunCrew
+from crewai_prod._crewai.flow import harden_flow
 from crewai_prod._crewai.takeover import put, put_private, seam_class, seam_of
+from crewai_prod._crewai.targets import is_hardened, kind_of, without_streaming
 from crewai_prod._crewai.tasks import RunTask
+from crewai_prod.errors import UsageError
 from crewai_prod.options import Options
 from crewai_prod.tooling import Outcome
 
+_HARDENINGS: Mapping[str, Callable[..., Any]] = {
+    "crew": harden_crew,
+    "flow": harden_flow,
+    "agent": harden_agent,
+}
 _LEFT_OUT: Mapping[str, Any] = {
     "memory": False,
     "knowledge": None,
@@ -58,36 +69,57 @@ class Rehearsal:
     notes: list[str] = field(default_factory=list)
     _replaced: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
-    def prepare(self, crew: Crew) -> Crew:
-        """The crew over this journal; its own options for tools are kept. The crew is changed."""
-        base = seam_of(crew).options if isinstance(crew, HardenedCrew) else Options.read()
-        self._dress(crew)
-        put(crew, stream=False)  # nobody reads the pieces, and without a reader nothing runs
+    def prepare(self, target: Any) -> Any:
+        """The target over this journal; its options for tools are kept. The target is changed.
+
+        Raises:
+            UsageError: It is a flow and was to be spared its models or tools: they are made by its
+                methods, and cannot be replaced from here.
+        """
+        base = seam_of(target).options if is_hardened(target) else Options.read()
+        self._dress(target)
+        without_streaming(target)  # nobody reads the pieces, and without a reader nothing runs
         changed: dict[str, Any] = {"durability": self.durability}
         if self.lease_seconds is not None:
             changed["lease_seconds"] = self.lease_seconds
         settings = base.settings.model_copy(update=changed)
         options = replace(base, settings=settings, journal=self.journal, unknown=self.unknown)
-        return harden_crew(crew, options)
+        listen()
+        return _HARDENINGS[kind_of(target) or "crew"](target, options)
 
-    def _dress(self, crew: Crew) -> None:
+    def _dress(self, target: Any) -> None:
+        if isinstance(target, Flow):
+            if self.stand_in_model or self.stand_in_tools:
+                raise UsageError(
+                    "A flow's methods make its crews: nothing can stand in for their models and "
+                    "tools. Crash-test it with --real-model --real-tools, against a test endpoint."
+                )
+        elif isinstance(target, Agent):
+            self._dress_agent(target)
+        else:
+            self._dress_crew(target)
+
+    def _dress_crew(self, crew: Crew) -> None:
         if self.stand_in_model:
             self._leave_out(crew)
             if getattr(crew, "planning", False) and crew.planning_llm is None:
                 put(crew, planning_llm=StandInLLM(native=True, requests=self.requests))
         self._models(crew, CREW_LLMS)
         for agent in _agents(crew):
-            if self.stand_in_model:
-                self._leave_out(agent)
-            self._models(agent, ("llm", "function_calling_llm"))
-            config = agent.__dict__.get("planning_config")
-            if config is not None and getattr(config, "llm", None) is not None:
-                llm = self._model(config.llm)
-                put(agent, planning_config=config.model_copy(update={"llm": llm}))
-            put(agent, tools=self._tools(agent.tools))
+            self._dress_agent(agent)
         for task in crew.tasks:
             put(task, tools=self._tools(task.tools))
             self._guardrails(task)
+
+    def _dress_agent(self, agent: Any) -> None:
+        if self.stand_in_model:
+            self._leave_out(agent)
+        self._models(agent, ("llm", "function_calling_llm"))
+        config = agent.__dict__.get("planning_config")
+        if config is not None and getattr(config, "llm", None) is not None:
+            llm = self._model(config.llm)
+            put(agent, planning_config=config.model_copy(update={"llm": llm}))
+        put(agent, tools=self._tools(agent.tools))
 
     def _models(self, holder: Any, names: tuple[str, ...]) -> None:
         for name in names:
@@ -149,6 +181,7 @@ def warm_up() -> None:
     """Make the classes that every hardened crew needs, so that a fork finds them made."""
     for mixin, original in (
         (HardenedCrew, Crew),
+        (HardenedAgent, Agent),
         (RunCrew, Crew),
         (RunAgent, Agent),
         (RunTask, Task),

@@ -1,4 +1,4 @@
-"""What `doctor MODULE:CREW` looks at: the crew itself, and whether the seams take hold here."""
+"""What `doctor MODULE:CREW` looks at: the crew, flow or agent, and whether the seams take hold."""
 
 from __future__ import annotations
 
@@ -15,20 +15,44 @@ _NO_HOLD = (
 
 
 def describe_crew(crew: Any) -> dict[str, Any]:
-    """The crew's tasks, models and tools, for `--json` and for the checks."""
-    agents = [*crew.agents, *([crew.manager_agent] if crew.manager_agent is not None else [])]
+    """The target's tasks, models and tools, for `--json` and for the checks.
+
+    A flow's tasks are its methods; what these make (crews, agents) is not known before they run.
+    """
+    from crewai_prod._crewai.targets import kind_of, name_of
+
+    kind = kind_of(crew)
+    process = getattr(crew, "process", None)
     return {
-        "name": crew.name,
-        "process": getattr(crew.process, "value", str(crew.process)),
-        "tasks": [_task(task) for task in crew.tasks],
-        "models": sorted({model for owner in (crew, *agents) for model in _models(owner)}),
-        "tools": _tools(crew, agents),
+        "name": name_of(crew),
+        "process": getattr(process, "value", str(process)) if kind == "crew" else kind,
+        "tasks": list(_tasks(crew, kind)),
+        "models": sorted({model for owner in (crew, *_agents(crew)) for model in _models(owner)}),
+        "tools": _tools(crew),
     }
+
+
+def _tasks(target: Any, kind: str | None) -> Iterator[dict[str, Any]]:
+    if kind == "crew":
+        yield from map(_task, target.tasks)
+    elif kind == "agent":
+        yield _described("messages", target.role)
+    else:
+        for name, method in target._definition.methods.items():
+            yield _described(name, None, human_input=method.human_feedback is not None)
+
+
+def _agents(target: Any) -> list[Any]:
+    """The agents that are known before it runs."""
+    manager = getattr(target, "manager_agent", None)
+    agents = getattr(target, "agents", None) or [target]
+    return [*agents, manager] if manager is not None else list(agents)
 
 
 def crew_checks(crew: Any, facts: dict[str, Any]) -> Iterator[Check]:
     """Check what is known of a crew before it runs."""
-    yield Check("tasks", "ok", ", ".join(f"{t['name']} ({t['agent']})" for t in facts["tasks"]))
+    listed = (f"{t['name']} ({t['agent']})" if t["agent"] else t["name"] for t in facts["tasks"])
+    yield Check("tasks", "ok", ", ".join(listed))
     yield Check("models", "ok", ", ".join(facts["models"]) or "none named")
     yield _effects(facts["tools"])
     asking = [task["name"] for task in facts["tasks"] if task["human_input"]]
@@ -39,7 +63,7 @@ def crew_checks(crew: Any, facts: dict[str, Any]) -> Iterator[Check]:
             f"{', '.join(asking)} asks a person, and standard input is no terminal",
             "Run it where a person can type, or set human_input=False on these tasks.",
         )
-    late = [a.role for a in crew.agents if getattr(a, "mcps", None) or getattr(a, "apps", None)]
+    late = [a.role for a in _agents(crew) if getattr(a, "mcps", None) or getattr(a, "apps", None)]
     if late:
         yield Check(
             "tools of servers",
@@ -77,11 +101,22 @@ def _effects(tools: list[dict[str, Any]]) -> Check:
 def _task(task: Any) -> dict[str, Any]:
     name = task.name or " ".join(task.description.split())[:60]
     agent = getattr(task.agent, "role", None)
+    return _described(
+        name,
+        agent.strip() if isinstance(agent, str) else None,
+        human_input=bool(task.human_input),
+        async_execution=bool(task.async_execution),
+    )
+
+
+def _described(
+    name: str, agent: str | None, *, human_input: bool = False, async_execution: bool = False
+) -> dict[str, Any]:
     return {
         "name": name,
-        "agent": agent.strip() if isinstance(agent, str) else None,
-        "human_input": bool(task.human_input),
-        "async_execution": bool(task.async_execution),
+        "agent": agent,
+        "human_input": human_input,
+        "async_execution": async_execution,
     }
 
 
@@ -92,15 +127,15 @@ def _models(owner: Any) -> Iterator[str]:
             yield str(getattr(llm, "model", llm))
 
 
-def _tools(crew: Any, agents: list[Any]) -> list[dict[str, Any]]:
+def _tools(crew: Any) -> list[dict[str, Any]]:
     from crewai_prod._crewai.takeover import seam_of
     from crewai_prod._crewai.tools import options_for
 
     declared = seam_of(crew).options.tools
     found = {
         tool.name: options_for(tool, declared).effect
-        for owner in (*agents, *crew.tasks)
-        for tool in owner.tools or ()
+        for owner in (*_agents(crew), *(getattr(crew, "tasks", None) or ()))
+        for tool in getattr(owner, "tools", None) or ()
         if hasattr(tool, "name")
     }
     return [

@@ -46,11 +46,12 @@ class Execution:
 
     def go(self) -> None:
         """Kick off, report, and end the command with the status that fits."""
+        from crewai_prod._crewai.targets import name_of
         from crewai_prod.cli._progress import Progress
         from crewai_prod.cli._signals import StopOnSignal
 
         journal = _journal_of(self.crew)
-        log = options_of(self.crew).open_log(journal, self.run_id, self.crew.name).path
+        log = options_of(self.crew).open_log(journal, self.run_id, name_of(self.crew)).path
         if not self.as_json:
             click.echo(f"run {safe(self.run_id)}  journal {safe(journal.location)}", err=True)
         output, error = None, None
@@ -145,7 +146,8 @@ def load(target: str, journal: str | None) -> Any:
 
     with ending_at_once():
         crew = load_crew(target, journal=journal)
-    crew.stream = False  # here is no one to read the pieces: kickoff returns when the run has ended
+        from crewai_prod._crewai.targets import without_streaming
+    without_streaming(crew)
     return crew
 
 

@@ -1,7 +1,7 @@
-"""MODULE:CREW, as a person named it on the command line, made into a hardened crew.
+"""MODULE:CREW, as a person named it on the command line, made into something hardened.
 
-A target may be a crew, hardened or not, a function without arguments that returns one, a
-`@CrewBase` class, or an instance of one.
+A target may be a crew, a flow or an agent, hardened or not, a function without arguments that
+returns one, a class of flows, a `@CrewBase` class, or an instance of one.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def load_crew(target: str, *, journal: str | None = None) -> Any:
         UsageError: There is no such target, it is no crew, or its own code failed.
     """
     crew = find_crew(target)
-    from crewai_prod._crewai.crew import HardenedCrew
     from crewai_prod._crewai.harden import harden
+    from crewai_prod._crewai.targets import is_hardened
 
-    if not isinstance(crew, HardenedCrew):
+    if not is_hardened(crew):
         try:
             return harden(crew, journal=journal)
         except ValueError as error:  # pydantic's, about a CREWAI_PROD_* variable
@@ -90,8 +90,8 @@ def _crew_of(found: Any, target: str) -> Any:
         raise _failed(f"Making the crew {target!r}", error) from error
     if not hasattr(found, "kickoff"):
         raise UsageError(
-            f"{target!r} is a {type(found).__name__}. It must be a Crew, a function without "
-            "arguments that returns one, or a @CrewBase class."
+            f"{target!r} is a {type(found).__name__}. It must be a Crew, a Flow, an Agent, a "
+            "function without arguments that returns one, a class of flows or a @CrewBase class."
         )
     return found
 

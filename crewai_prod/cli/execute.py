@@ -36,12 +36,15 @@ def run(
     journal: str | None,
     as_json: bool,
 ) -> None:
-    """Run a crew durably. MODULE is imported from the working directory."""
+    """Run a crew, a flow or an agent durably. MODULE is imported from the working directory.
+
+    An agent is asked with -i messages="...".
+    """
     inputs = read_inputs(pairs, inputs_file)
     with results_only() as stdout:
         crew = load(target, journal)
         name = run_id or _new_run_id(crew)
-        ask = {"inputs": inputs or None, "run_id": name}
+        ask = {**_asked(crew, inputs or None), "run_id": name}
         Execution(crew, target, name, ask, stdout, as_json, trace).go()
 
 
@@ -79,7 +82,7 @@ def resume(
     with results_only() as stdout:
         crew = load(target, journal)
         ask = {
-            "inputs": _stored_inputs(crew, run_id),
+            **_asked(crew, _stored_inputs(crew, run_id)),
             "run_id": run_id,
             "on_change": on_change,
             "unknown": settled,
@@ -88,9 +91,16 @@ def resume(
 
 
 def _new_run_id(crew: Any) -> str:
+    from crewai_prod._crewai.targets import name_of
     from crewai_prod.session import new_run_id
 
-    return new_run_id(crew.name)
+    return new_run_id(name_of(crew))
+
+
+def _asked(crew: Any, inputs: Any) -> dict[str, Any]:
+    from crewai_prod._crewai.targets import asked_of
+
+    return asked_of(crew, inputs)
 
 
 def _stored_inputs(crew: Any, run_id: str) -> Any:

@@ -36,7 +36,7 @@ class Session:
     """What one child process is to do; plain values, sent as JSON.
 
     Attributes:
-        target: The crew, as `module:attribute`.
+        target: The crew, flow or agent, as `module:attribute`.
         folder: Where the session writes its result, output and log of fault points.
         journal: The journal's file.
         how: The method that is called.
@@ -101,7 +101,7 @@ def run_session(session: Session, tell: Callable[[str], None]) -> int:
         crew, notes = _prepare(session)
         _arm(session)
         tell("kickoff")
-        output = _kickoff(crew, session)
+        output = _shown(crew, _kickoff(crew, session))
     except RunPaused as error:
         return _leave(session, PAUSED, step=error.step_id, error=_told(error))
     except BaseException as error:  # noqa: BLE001 - whatever it is, the harness must hear of it
@@ -111,6 +111,8 @@ def run_session(session: Session, tell: Callable[[str], None]) -> int:
 
 def describe(output: Any) -> Any:
     """What a kickoff returned, as JSON values that can be compared."""
+    if isinstance(output, dict):
+        return {name: describe(value) for name, value in output.items()}
     if not hasattr(output, "model_dump"):
         return repr(output)
     values = output.model_dump(mode="json", serialize_as_any=True)
@@ -162,11 +164,20 @@ def _stop() -> None:
 
 
 def _kickoff(crew: Any, session: Session) -> Any:
-    named: dict[str, Any] = {} if session.bare else {"run_id": session.run_id}
-    inputs = None if session.inputs is None else dict(session.inputs)
+    from crewai_prod._crewai.targets import asked_of
+
+    asked = asked_of(crew, session.inputs)
+    if not session.bare:
+        asked["run_id"] = session.run_id
     if session.how == "kickoff":
-        return crew.kickoff(inputs=inputs, **named)
-    return asyncio.run(getattr(crew, session.how)(inputs=inputs, **named))
+        return crew.kickoff(**asked)
+    return asyncio.run(getattr(crew, session.how)(**asked))
+
+
+def _shown(crew: Any, output: Any) -> Any:
+    from crewai_prod._crewai.targets import shown_by
+
+    return shown_by(crew, output)
 
 
 def _told(error: BaseException) -> dict[str, Any]:

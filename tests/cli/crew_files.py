@@ -7,6 +7,7 @@ from pathlib import Path
 PLAIN = '''
 import os, signal, time
 from crewai import Agent, Crew, Task
+from crewai.flow.flow import Flow, listen, start
 from crewai.tools import tool
 from crewai.project import CrewBase, agent, crew, task
 from crewai_prod import harden
@@ -74,6 +75,20 @@ class Desk:
         return Crew(name="desk", agents=self.agents, tasks=self.tasks)
 
 instance = Desk()
+
+def _cashier():
+    return Agent(role="Cashier", goal="g", backstory="b", llm=ScriptedLLM(script), tools=[charge])
+
+lone_agent = _cashier()
+
+class DeskFlow(Flow):
+    @start()
+    def pay(self):
+        return make().kickoff(inputs={"who": self.state["who"]})
+
+    @listen(pay)
+    def tell(self, paid):
+        return f"{paid} for {self.state['who']}"
 '''
 
 

@@ -119,6 +119,19 @@ def test_a_crew_and_the_seams(cli: Cli, desk: str) -> None:
     assert declared["crew"]["tools"] == [{"name": "charge", "effect": "write", "declared": True}]
 
 
+def test_a_flow_and_an_agent(cli: Cli, desk: str) -> None:
+    """What is known of them before they run."""
+    flow = json.loads(cli("doctor", f"{desk}:DeskFlow", "--json").stdout)["crew"]
+    assert (flow["name"], flow["process"]) == ("DeskFlow", "flow")
+    assert [task["name"] for task in flow["tasks"]] == ["pay", "tell"]
+    agent = json.loads(cli("doctor", f"{desk}:lone_agent", "--json").stdout)["crew"]
+    assert (agent["name"], agent["process"]) == ("Cashier", "agent")
+    assert (agent["models"], [tool["name"] for tool in agent["tools"]]) == (
+        ["scripted"],
+        ["charge"],
+    )
+
+
 def test_a_crew_that_cannot_be_loaded(cli: Cli, desk: str) -> None:
     """The rest of the report is still there."""
     checks = _checked(cli, f"{desk}:fails", status=1)

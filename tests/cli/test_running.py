@@ -53,6 +53,30 @@ def test_every_kind_of_target(cli: Cli, desk: str, target: str) -> None:
     assert done["resume"] is None
 
 
+def test_a_flow(cli: Cli, desk: str, tmp_path: Path) -> None:
+    """A class of flows runs, fails, is resumed with its inputs, and its crews act once."""
+    (tmp_path / "down").touch()
+    _json(cli, "run", f"{desk}:DeskFlow", "-i", "who=ann", "--run-id", "r1", status=1)
+    (tmp_path / "down").unlink()
+    done = _json(cli, "resume", "r1", f"{desk}:DeskFlow")
+    assert (done["status"], done["output"]) == ("completed", "receipt 5 for ann")
+    assert _charges(tmp_path) == 1
+    made = _json(cli, "run", f"{desk}:DeskFlow", "-i", "who=bob")
+    assert made["run_id"].startswith("deskflow-")
+    assert cli("resume", "r1", f"{desk}:DeskFlow").stdout == "receipt 5 for ann\n"
+
+
+def test_an_agent(cli: Cli, desk: str, tmp_path: Path) -> None:
+    """An agent is asked by `messages`, and nothing else."""
+    target = f"{desk}:lone_agent"
+    done = _json(cli, "run", target, "-i", "messages=pay the bill", "--run-id", "r1")
+    assert (done["status"], done["usage"]["llm_calls"], _charges(tmp_path)) == ("completed", 2, 1)
+    again = cli("resume", "r1", target)
+    assert "receipt 5" in again.stdout
+    assert "`messages`" in cli("run", target, "-i", "who=ann", status=2).stderr
+    assert _charges(tmp_path) == 1
+
+
 def test_the_output_alone_is_on_stdout(cli: Cli, desk: str) -> None:
     """What CrewAI, the tools and the progress print goes to stderr."""
     result = cli("run", f"{desk}:make", "-i", "who=ann", "--run-id", "r1")

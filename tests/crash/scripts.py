@@ -141,6 +141,9 @@ _SAID = remembering(
         Reply("reserved two, charged 5, told two"),
         task="Do it all at once",
     ),
+    # a crew in a tool, an agent, a flow
+    Rule(use("ask_shop", {"order": 7}), answer("the shop did it"), task="Ask the shop"),
+    Rule(use("ship", {"order": 7}), answer("shipped 7"), task="Ship the parcel"),
     # hierarchical
     Rule(
         _delegate("Cashier", "Take the money"),

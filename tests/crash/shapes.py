@@ -8,12 +8,13 @@ import os
 import time
 from typing import Any
 
-from crewai import Agent, Crew, Process, Task
+from crewai import Agent, Crew, CrewOutput, Process, Task
 from crewai.agent.planning_config import PlanningConfig
+from crewai.flow.flow import Flow, and_, listen, router, start
 from crewai.tools import tool
 from pydantic import BaseModel
 
-from crewai_prod import current_step
+from crewai_prod import current_step, harden, step
 from crewai_prod.crashtest.sessions import EFFECTS
 from tests.crews import Path, make_llm
 
@@ -209,3 +210,77 @@ def mixed() -> Crew:
     last = agent_of("Clerk of the day", "native")
     joining = task_of("Sum up", last, context=list(tasks))
     return Crew(name="mixed", agents=[*agents, last], tasks=[*tasks, joining])
+
+
+def nested() -> Crew:
+    """A crew and an agent in the tool of a crew, neither of them hardened, then a second task."""
+    cashier, writer = agent_of("Cashier", "native", charge), agent_of("Writer", "text", mail)
+    porter = agent_of("Porter", "native", ship)
+    tasks = [task_of("Charge the card", cashier), task_of("Write to the customer", writer)]
+    shop = Crew(name="shop", agents=[cashier, writer], tasks=tasks)
+
+    @tool
+    def ask_shop(order: int) -> str:
+        """Ask the shop."""
+        told = shop.kickoff(inputs={"order": order}).raw
+        return f"{told}, {porter.kickoff('Ship the parcel').raw}"
+
+    clerk = agent_of("Clerk", "native", ask_shop)
+    crew = Crew(
+        name="nested",
+        agents=[clerk],
+        tasks=[task_of("Ask the shop", clerk), task_of("Sum up", clerk)],
+    )
+    return harden(crew, tools={"ask_shop": {"effect": "nested"}})  # type: ignore[no-any-return]
+
+
+def lone_agent() -> Agent:
+    """An agent that is kicked off by itself."""
+    return agent_of("Cashier", "native", charge)
+
+
+@step(effect="write")
+def count(order: int) -> int:
+    """A function that is a step, and acts."""
+    act("count", "counted", order=order)
+    return order + 1
+
+
+class Order(BaseModel):
+    """The state of the flow."""
+
+    id: str = ""
+    order: int = 0
+    told: list[str] = []
+    shipped: bool = False
+
+
+class ShopFlow(Flow[Order]):
+    """A step, a crew and an agent side by side, a router, and a crew at the end."""
+
+    @start()
+    def begin(self) -> int:
+        return count(self.state.order)
+
+    @listen(begin)
+    def pay(self, counted: int) -> str:
+        told = _crew_of_one("Charge the card", agent_of("Cashier", "native", charge)).kickoff()
+        self.state.told.append(f"{told.raw} {counted}")
+        return str(told.raw)
+
+    @listen(begin)
+    async def send(self) -> None:
+        await agent_of("Porter", "native", ship).kickoff_async("Ship the parcel")
+        self.state.shipped = True
+
+    @router(and_(pay, send))
+    def judge(self) -> str:
+        return "told" if self.state.shipped else "lost"
+
+    @listen("told")
+    def tell(self) -> CrewOutput:
+        return _crew_of_one("Write to the customer", agent_of("Writer", "text", mail)).kickoff()  # type: ignore[return-value]
+
+
+def _crew_of_one(description: str, agent: Agent) -> Crew:
+    return Crew(name="one", agents=[agent], tasks=[task_of(description, agent)])

@@ -52,7 +52,7 @@ class ServerRequests:
 
 def _shape(function: str, name: str, **options: Any) -> Subject:
     target = f"tests.crash.shapes:{function}"
-    return Subject(name=name, target=target, inputs={"order": 7}, **options)
+    return Subject(name=name, target=target, **{"inputs": {"order": 7}, **options})
 
 
 SUBJECTS: Mapping[str, Subject] = {
@@ -75,6 +75,9 @@ SUBJECTS: Mapping[str, Subject] = {
         _shape("coworkers", "coworkers", concurrency=2, tools_at_once=2),
         _shape("sequential_native", "akickoff", how="akickoff"),
         _shape("mixed", "akickoff-mixed", how="akickoff", concurrency=2, tools_at_once=2),
+        _shape("nested", "nested"),
+        _shape("ShopFlow", "flow", concurrency=2, tools_at_once=2),
+        _shape("lone_agent", "agent", inputs={"messages": "Charge the card"}),
     )
 }
 """The shapes, by name."""

@@ -13,6 +13,7 @@ import pytest
 from crewai_prod.crashtest import Harness, run_crash_test
 from crewai_prod.crashtest.evidence import read_lines
 from crewai_prod.crashtest.sessions import REQUESTS
+from crewai_prod.errors import UsageError
 from tests.crash.subjects import SUBJECTS
 from tests.openai_server import ROOT
 
@@ -89,6 +90,26 @@ def test_real_models_are_counted(harness: Harness, tmp_path: Path) -> None:
     assert len(calls) == len(set(calls)) == len(seen.sent)
     assert len(seen.effects) == 5
     assert all("crash test" in effect.result for effect in seen.effects)
+
+
+FLOW = """
+from crewai.flow.flow import Flow, start
+
+class Empty(Flow):
+    @start()
+    def begin(self):
+        return 1
+"""
+
+
+def test_a_flow_cannot_be_spared_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its methods make them: it is refused with the way out, not run against a real model."""
+    (tmp_path / "flows.py").write_text(FLOW, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with pytest.raises(UsageError, match="--real-model --real-tools"):
+        run_crash_test("flows:Empty", points=1, random_kills=0)
 
 
 def test_real_tools_act_once_a_run(shop: Path) -> None:

@@ -63,6 +63,7 @@ def done(folder: Path) -> Mapping[str, Done]:
     first = {
         "quickstart": Process([str(EXAMPLES / "quickstart.py")], folder, folder / "quick.db"),
         "killed": Process([resume], folder, folder / "unused.db"),
+        "flow": Process([str(EXAMPLES / "flow_and_steps.py")], folder, folder / "unused.db"),
     }
     ended = {name: process.done() for name, process in first.items()}
     second = {
@@ -102,6 +103,16 @@ def test_crash_is_real_and_the_card_is_charged_once(done: Mapping[str, Done]) ->
     ]
 
 
+def test_flow_and_steps_pay_once(done: Mapping[str, Done]) -> None:
+    """The bank is down, then not: the model is asked once, the bank pays once."""
+    said = done["flow"].stdout
+    assert done["flow"].returncode == 0, done["flow"].stderr
+    assert "first kickoff: the bank is down" in said
+    assert said.count("... the model is asked") == said.count("... the bank pays") == 1
+    assert said.count("kickoff: paid: 12 USD for a tide table") == 2
+    assert "transfer, done" in said
+
+
 def test_crewbase_project_runs_from_the_command_line(
     done: Mapping[str, Done], folder: Path
 ) -> None:
@@ -119,6 +130,7 @@ def test_crewbase_project_runs_from_the_command_line(
 def test_every_example_is_short_and_run_here() -> None:
     """An example somebody adds must be added here; none grows past a screen or two."""
     found = {str(path.relative_to(EXAMPLES)): path for path in EXAMPLES.rglob("*.py")}
-    assert set(found) == {"quickstart.py", "resume_after_crash.py", "crewbase_project/crew.py"}
+    singles = {"quickstart.py", "resume_after_crash.py", "flow_and_steps.py"}
+    assert set(found) == {*singles, "crewbase_project/crew.py"}
     for name, path in found.items():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 85, name
