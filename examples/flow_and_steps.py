@@ -54,8 +54,9 @@ class Buying(Flow[Purchase]):
         buyer = Agent(role="Buyer", goal="Find offers", backstory="Thrifty.", llm=llm)
         task = Task(description="Find one {item}.", expected_output="The offer.", agent=buyer)
         crew = Crew(agents=[buyer], tasks=[task])
-        self.state.offer = str(crew.kickoff(inputs={"item": self.state.item}))
-        return self.state.offer
+        offer = str(crew.kickoff(inputs={"item": self.state.item}))
+        self.state.offer = offer
+        return offer
 
     @listen(look)
     def pay(self, offer: str) -> str:
