@@ -45,7 +45,7 @@ def _break_adoption(patch: pytest.MonkeyPatch) -> None:
 
 def _break_guardrail(patch: pytest.MonkeyPatch) -> None:
     """Both its seams: the guardrail's model, and the agent that it kicks off."""
-    patch.setattr(Workshop, "_guardrail", lambda self, given: given)
+    patch.setattr(build, "take_over_guardrail", lambda given, take_llm: given)
     _break_adoption(patch)
 
 
