@@ -10,6 +10,7 @@ from typing import Any
 from crewai.flow.flow import Flow
 from crewai.llms.base_llm import BaseLLM
 from crewai.tools.base_tool import BaseTool
+from crewai.types.usage_metrics import UsageMetrics
 
 from crewai_prod import codec
 from crewai_prod._crewai.build import Workshop
@@ -208,6 +209,7 @@ def _working(facade: Any, asked: _Asked) -> Any:
         _racing_groups_cache=None,
         _event_futures=[],
         _usage_aggregation_handler=None,
+        _aggregated_usage_metrics=UsageMetrics(),
         _or_listeners_lock=threading.Lock(),
         _usage_metrics_lock=threading.Lock(),
         _human_feedback_method_outputs={},

@@ -134,8 +134,16 @@ class FlowSeam:
 
     def show(self, flow: Any) -> None:
         """Let the user's flow show what the run left, its usage included."""
-        put_private(flow, _aggregated_usage_metrics=read_metrics(self.usage))
+        put_private(flow, _aggregated_usage_metrics=self.metrics(flow))
         self.holder.show(flow)
+
+    def metrics(self, flow: Any) -> Any:
+        """What the kickoff has cost, all sessions together.
+
+        A model that a method makes and calls itself is not recorded: CrewAI has counted it.
+        """
+        recorded, counted = read_metrics(self.usage), flow._aggregated_usage_metrics
+        return counted if counted.total_tokens > recorded.total_tokens else recorded
 
 
 class RunFlow(Seamed):
@@ -210,7 +218,7 @@ class RunFlow(Seamed):
     @property
     def usage_metrics(self) -> Any:
         """The kickoff's true total, all sessions together."""
-        return read_metrics(seam_of(self).usage)
+        return seam_of(self).metrics(self)
 
 
 def ask_about(seam: FlowSeam, method: str, message: str, ask: Callable[[], Any]) -> Any:

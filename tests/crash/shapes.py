@@ -211,10 +211,9 @@ def lone_agent() -> Agent:
 
 
 @step(effect="write")
-def count(order: int) -> int:
+def count(order: int) -> str:
     """A function that is a step, and acts."""
-    act("count", "counted", order=order)
-    return order + 1
+    return act("count", f"counted {order}", order=order)
 
 
 class Order(BaseModel):
@@ -230,11 +229,11 @@ class ShopFlow(Flow[Order]):
     """A step, a crew and an agent side by side, a router, and a crew at the end."""
 
     @start()
-    def begin(self) -> int:
+    def begin(self) -> str:
         return count(self.state.order)
 
     @listen(begin)
-    def pay(self, counted: int) -> str:
+    def pay(self, counted: str) -> str:
         told = _crew_of_one("Charge the card", _agent("Cashier", "native", charge)).kickoff()
         self.state.told.append(f"{told.raw} {counted}")
         return str(told.raw)

@@ -7,7 +7,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from crewai import Agent, Crew, CrewOutput, Task
@@ -895,3 +895,43 @@ def test_declared_flow(
     assert len(server.requests) == 1
     assert flow.usage_metrics.total_tokens == server.total_usage.total_tokens
     assert flow.kickoff(run_id="a") == "paid"
+
+
+def test_conversation(desk: Callable[[], Desk], server: Server, tmp_path: Path) -> None:
+    """A conversational flow takes its turns as a bare one: each is a run, the talk goes on."""
+    talking: Any = pytest.importorskip(
+        "crewai.flow.conversational", reason="this release of CrewAI has no conversational flows"
+    )
+    here = desk()
+    server.app.script = Conversation(Rule(Reply("hello there")))
+
+    class Chat(Flow[talking.ConversationState]):
+        conversational: ClassVar[bool] = True
+        conversational_config: ClassVar[Any] = talking.ConversationConfig(llm=here.model())
+
+    seen = []
+    for flow in (Chat(), harden(Chat(), journal=tmp_path / "j.db")):
+        said = [flow.handle_turn(text, session_id="s") for text in ("hi", "and again")]
+        talk = [(message.role, message.content) for message in flow.state.messages]
+        seen.append((said, talk, flow.usage_metrics.total_tokens))
+    assert seen[0] == seen[1]
+    assert len(open_journal(tmp_path / "j.db").runs()) == 2
+
+
+def test_model_that_a_method_makes(
+    desk: Callable[[], Desk], server: Server, tmp_path: Path
+) -> None:
+    """It is not recorded, but it is counted, as by a bare flow."""
+    here = desk()
+    server.app.script = Conversation(Rule(Reply("hello")))
+
+    class Calling(Flow[dict[str, Any]]):
+        @start()
+        def begin(self) -> str:
+            return str(here.model().call("hi"))
+
+    flow = harden(Calling(), journal=tmp_path / "j.db")
+    assert flow.kickoff(run_id="a") == "hello"
+    assert flow.usage_metrics.total_tokens == server.total_usage.total_tokens > 0
+    assert flow.kickoff(run_id="a") == "hello"
+    assert len(server.requests) == 1
