@@ -2,7 +2,8 @@
 
 A replayed failure has the class it had, as long as that class is a builtin, crewai's or one of the
 SDKs' listed here: they are found by name among the subclasses of a fixed root, nothing is imported
-by a stored name. Any other class comes back as `ReplayedError`.
+by a stored name. Any other class comes back as a `ReplayedError` of its name: what is made of the
+name and the text, a prompt perhaps, is to be the same again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from crewai_prod import codec
@@ -29,6 +31,11 @@ _KEPT = ("status_code", "code", "body", "param", "type", "request_id")
 
 class ReplayedError(ModelError):
     """A model call failed in an earlier session with an exception of a class not known here."""
+
+
+@lru_cache(maxsize=256)
+def _named(name: str, module: str) -> type[ReplayedError]:
+    return type(name, (ReplayedError,), {"__module__": module, "__doc__": ReplayedError.__doc__})
 
 
 def describe(error: BaseException) -> dict[str, Any]:
@@ -57,7 +64,7 @@ def revive(facts: Mapping[str, Any], kinds: Mapping[str, type] | None = None) ->
     message = codec.from_tree(facts["message"])
     kind = _class_of(facts["module"], facts["type"]) or _own(facts, kinds or {})
     if kind is None:
-        return ReplayedError(f"{facts['type']}: {message}")
+        return _named(facts["type"], facts["module"])(message)
     if issubclass(kind, CrewProdError):
         return kind(message)
     error = kind.__new__(kind, message)

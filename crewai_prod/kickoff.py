@@ -142,9 +142,10 @@ def attach_finished(
 
 
 def _watch(run: Run) -> None:
-    """Have model calls that pass the seams reported, where there is a crewai to make them."""
+    """Have what passes the seams heard of, where there is a crewai to do it: calls and kickoffs."""
     if "crewai" in sys.modules:
         import_module("crewai_prod._crewai.second_line").watch(run)
+        import_module("crewai_prod._crewai.adoption").listen()
 
 
 def place_around() -> tuple[Run, Scope] | None:

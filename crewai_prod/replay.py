@@ -15,7 +15,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
-from crewai_prod.steps import Scope, lies_beside, lies_in, related
+from crewai_prod.steps import Scope, lies_beside, lies_in, related, works_on
 
 OnChange = Literal["stop", "rerun", "keep"]
 CACHED = "cached"
@@ -110,6 +110,8 @@ class History:
         body = Scope(path=step.scope).inside(step.name, step.step_id).path
 
         def tells(scope: str) -> bool:
+            if works_on(scope, step.scope):
+                return not lies_beside(scope)
             if not related(scope, step.scope) or lies_in(scope, body):
                 return False
             return not lies_beside(scope) or lies_in(step.scope, scope)

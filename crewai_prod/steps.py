@@ -8,6 +8,7 @@ the same time in one scope are interchangeable, and are treated so.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ _UNSAID = frozenset({"tool_call_id", _CACHING})
 _LEAVES = frozenset({str, int, float, bool, type(None)})
 _BESIDE = ":"
 """No name brings it into a path: `path_part` quotes it."""
+_KICKED_OFF = re.compile(r"(?P<task>(?:.*/)?tasks/\d+(?:~\d+)?/)[^/]*~[0-9a-f]{8}(?:\.\d+)?(?:/|$)")
+"""A path within something that a task kicked off, not a tool of its agent."""
 
 
 def digest(*parts: bytes) -> str:
@@ -115,6 +118,17 @@ def lies_beside(path: str) -> bool:
 def related(one: str, other: str) -> bool:
     """Whether two scope paths are the same, or one lies within the other."""
     return lies_in(one, other) or lies_in(other, one)
+
+
+def works_on(path: str, judge: str) -> bool:
+    """Whether a path is of a task's own work and the other of what the task kicked off beside it.
+
+    A guardrail may: an agent that judges the answer. The agent of the task waits for it.
+    """
+    kicked_off = _KICKED_OFF.match(judge)
+    if kicked_off is None or not path.startswith(kicked_off["task"]):
+        return False
+    return "~" not in path.removeprefix(kicked_off["task"]).partition("/")[0]
 
 
 class Talk(NamedTuple):

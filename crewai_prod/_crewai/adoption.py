@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from typing import Any
+from weakref import ref
 
 from crewai.agents.tools_handler import ToolsHandler
 from crewai.events.event_bus import crewai_event_bus
@@ -33,6 +34,7 @@ from crewai.utilities.planning_handler import CrewPlanner
 from crewai_prod import codec
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew_run import nested_scope
+from crewai_prod._crewai.llm import read_metrics
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.takeover import original_of, put, put_private, seam_of
 from crewai_prod.kickoff import place_around
@@ -45,6 +47,7 @@ _AGENT_LLMS = ("llm", "function_calling_llm")
 _PLACE = "crewai_prod_place"
 _AT_WORK = "crewai_prod_at_work"
 _LENT = "crewai_prod_lent"
+_COUNT = "calculate_usage_metrics"
 _lock = threading.Lock()
 
 
@@ -82,6 +85,7 @@ def _crew_begins(crew: Any, event: Any) -> None:
         return
     with undisturbed():
         _give_back(crew, only_if_ended=place is None)
+        crew.__dict__.pop(_COUNT, None)
         if place is None:
             return
         run, around = place
@@ -95,6 +99,28 @@ def _crew_begins(crew: Any, event: Any) -> None:
         _make_models(crew)
         Workshop(run, run.tools, scope).fill(crew, list(crew.tasks))
         crew.__dict__[_LENT] = lent
+        _count_truly(crew, run, scope)
+
+
+def _count_truly(crew: Any, run: Run, scope: Scope) -> None:
+    """Let the crew say what this kickoff costs, all sessions together, as long as the run lasts.
+
+    CrewAI adds up what its models count, which knows nothing of what was paid for before a kill.
+    """
+    held = ref(crew)
+
+    def count() -> Any:
+        usage = read_metrics(run.usage_within(scope))
+        put(held(), usage_metrics=usage)
+        return usage
+
+    def forget() -> None:
+        still = held()
+        if still is not None and still.__dict__.get(_COUNT) is count:
+            del still.__dict__[_COUNT]
+
+    crew.__dict__[_COUNT] = count
+    run.at_end[id(count)] = forget
 
 
 def _crew_ends(crew: Any, event: Any) -> None:

@@ -90,7 +90,7 @@ def _read(seam: CacheSeam, shared: CacheHandler, call: Call) -> Any:
     if ticket.recorded is not None:
         value = decode_result(ticket.recorded.result or "null")
     else:
-        value = seam.own[call] if known else shared.read(*call)
+        value = seam.own[call] if known else shared.read(tool=call[0], input=call[1])
         if value is None:
             seam.run.withdraw(ticket)
             return None
@@ -139,7 +139,7 @@ class Caches:
         """The run is completed: what it has cached is there for the ones after it."""
         for taken in self._taken:
             for call, value in seam_of(taken).own.items():
-                original_of(taken).add(*call, value)
+                original_of(taken).add(tool=call[0], input=call[1], output=value)
 
 
 def _kept(run: Run) -> list[TaskRecord]:

@@ -16,6 +16,7 @@ from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.build import Workshop
 from crewai_prod._crewai.definition import define_flow
 from crewai_prod._crewai.flow_run import FlowSeam, RunFlow
+from crewai_prod._crewai.memory import is_memory
 from crewai_prod._crewai.side_by_side import AtWork, undisturbed
 from crewai_prod._crewai.takeover import (
     Seamed,
@@ -272,13 +273,15 @@ def _bound_methods(facade: Any, flow: Any) -> dict[Any, Any]:
 
 
 def _take_over_held(flow: Any, workshop: Workshop) -> None:
-    """Models and tools that the user keeps on the flow."""
+    """Models, tools and memories that the user keeps on the flow."""
     for name, value in list(flow.__dict__.items()):
         if really_a(BaseLLM, value):
             put(flow, **{name: workshop.llm(value)})
         elif really_a(BaseTool, value):
             (taken,) = workshop.bench.take([value]) or [value]
             put(flow, **{name: taken})
+        elif is_memory(value):
+            put(flow, **{name: workshop.memory(value)})
 
 
 def _seam(facade: Any, seam: FacadeSeam, asked: _Asked) -> FlowSeam:

@@ -1,7 +1,8 @@
 """The seam in front of guardrails that ask a model: what could not be checked is not bad.
 
 CrewAI takes a failure of the check for a complaint and has the whole task done again, up to four
-times. Here the failure leaves the task as it is: the run can be resumed and asks that one again.
+times. Here a model that cannot be had leaves the task as it is: a run that is resumed asks that
+one again. An answer of the model that is no verdict stays the complaint that CrewAI makes of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from crewai.llms.base_llm import BaseLLM
 from crewai.tasks.llm_guardrail import LLMGuardrail
 
+from crewai_prod._crewai.llm import model_failures
 from crewai_prod._crewai.takeover import really_a
 
 _classes: dict[type, type] = {}
@@ -24,11 +26,16 @@ class _Unchecked:
     _failure: Exception | None = None
 
     def _validate_output(self, task_output: Any) -> Any:
+        failures: list[Exception] = []
+        token = model_failures.set(failures)
         try:
             return super()._validate_output(task_output)  # type: ignore[misc]
         except Exception as error:
-            self._failure = error
+            if any(error is failure for failure in failures):
+                self._failure = error
             raise
+        finally:
+            model_failures.reset(token)
 
     def __call__(self, task_output: Any) -> tuple[bool, Any]:
         checking = copy.copy(self)  # one guardrail may check several outputs at once

@@ -14,7 +14,7 @@ import orjson
 from crewai.events.types.llm_events import LLMCallType
 from crewai.llms.base_llm import BaseLLM, llm_call_context
 from crewai.types.usage_metrics import UsageMetrics
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from crewai_prod._crewai.answers import chunks_of, decode_answer, encode_answer
 from crewai_prod._crewai.stop import Passing, StopRun
@@ -119,6 +119,10 @@ class Meter:
 
 _TOOL_CALL = LLMCallType.TOOL_CALL
 _meter: ContextVar[Meter | None] = ContextVar("crewai_prod_meter", default=None)
+model_failures: ContextVar[list[Exception] | None] = ContextVar(
+    "crewai_prod_model_failures", default=None
+)
+"""Why calls made here had no answer, where somebody wants to know; one in no shape is an answer."""
 _live: ContextVar[frozenset[int]] = ContextVar("crewai_prod_live", default=frozenset())
 _schemas: WeakKeyDictionary[type, Any] = WeakKeyDictionary()
 
@@ -348,6 +352,9 @@ class _Call:
         """Record a failure of the model; a hook's or our own refusal is none."""
         if isinstance(error, Passing):
             return
+        failures = model_failures.get()
+        if failures is not None and not isinstance(error, ValidationError):
+            failures.append(error)
         usage = self._usage(meter)
         report = billed_usage(error) if usage is None else None
         if report is not None:

@@ -30,7 +30,7 @@ from crewai_prod._crewai.mcp import calling_once
 from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_failure
 from crewai_prod._crewai.takeover import Seamed, put, really_a, seam_of, take_over
 from crewai_prod.errors import CrewProdError, ModelError
-from crewai_prod.failures import describe, revive
+from crewai_prod.failures import ReplayedError, describe, revive
 from crewai_prod.records import StepRecord, StepStatus
 from crewai_prod.run import Run, in_body
 from crewai_prod.steps import Scope
@@ -371,7 +371,7 @@ def _revived(facts: Mapping[str, Any]) -> Exception:
     """
     message = codec.from_tree(facts.get("message", ""))
     error = revive({"module": "", **facts, "message": message})
-    if str(error) == message:
+    if str(error) == message and not isinstance(error, ReplayedError):
         return error
     made: type[Exception] = type(facts.get("type", "Exception"), (Exception,), {})
     return made(message)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from crewai import Crew, Task
+from crewai.flow.flow import Flow, start
 from crewai.memory.unified_memory import Memory
 
 from crewai_prod import harden, open_journal, open_run
-from crewai_prod._crewai.adoption import listen
 from crewai_prod.records import StepKind
 from tests.integration.parts import PATHS, Effects, fail_once, total
 from tests.integration.shape_trials import Scene
@@ -134,12 +134,12 @@ def test_the_user_is_left_with_a_memory_of_their_own(scene: Scene) -> None:
 
 def test_a_bare_crew_with_a_memory_within_a_run(scene: Scene) -> None:
     """Kicked off within a run, its memory's calls are the run's, and it is left as it was."""
-    listen()  # as the first `harden` of a process does
     with open_run("a", journal=scene.folder / "j.db"):
         crew = crew_memory(scene)
         crew.kickoff()
     assert len(records(scene)) == 4
     assert _billed(scene) == total(scene.server)
+    assert "calculate_usage_metrics" not in crew.__dict__
     assert type(crew._memory) is Memory
 
 
@@ -151,3 +151,21 @@ def test_an_agent_ends_when_its_memories_are_saved(scene: Scene) -> None:
     asked = total(scene.server)
     assert records(scene)
     assert _billed(scene) == asked == total(scene.server)
+
+
+def test_a_flow_that_remembers(scene: Scene) -> None:
+    """The memory a flow holds asks within the run, and the user keeps a memory of their own."""
+    scene.script(remembering(Rule(answer("done"))))
+
+    class Diary(Flow):  # type: ignore[type-arg]  # its state is a dict
+        @start()
+        def write(self) -> int:
+            self.remember(f"The tide is high. {LONG}")
+            return len(self.recall(f"tides {LONG}"))
+
+    flow = Diary(memory=memory_of(scene))
+    assert harden(flow, journal=scene.folder / "j.db").kickoff(run_id="a") == 1
+    asked = total(scene.server)
+    assert records(scene)
+    assert _billed(scene) == asked > 0
+    assert type(flow.memory) is Memory

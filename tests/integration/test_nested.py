@@ -278,6 +278,9 @@ def test_bare_crew_shows_its_outputs_and_is_bare_again(
     go(shop.outer(bare_crew(shop)), mode, run_id="a")
     assert [task.output.raw for task in shop.crew.tasks] == ["charged 7", "sent to ann"]
     _is_the_users_own(shop)
+    steps = open_journal(shop.journal).steps("a")
+    cost = sum(s.usage.total_tokens for s in steps if s.usage and "/tasks/" in s.scope)
+    assert shop.crew.token_usage.total_tokens == cost > 0
     again = shop.crew.kickoff(inputs={"order": 7})
     assert (again.raw, effects.lines) == (twice[-1], acted)
     assert shop.run_ids == ["a"]

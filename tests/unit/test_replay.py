@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
 from crewai_prod.replay import CACHED, History, TaskDefinition, Verdict, changes, plan_tasks
-from crewai_prod.steps import Scope, digest, lies_beside, path_part, read_request, related, step_id
+from crewai_prod.steps import (
+    Scope,
+    digest,
+    lies_beside,
+    path_part,
+    read_request,
+    related,
+    step_id,
+    works_on,
+)
 from crewai_prod.walk import Walk
 
 TALK = st.lists(
@@ -284,3 +293,16 @@ def test_a_tool_that_failed_is_not_run_again(
     walk.look_up(ticket)
     assert (ticket.recorded == failed) is replayed
     assert (ticket.attempt == 2) is not replayed
+
+
+def test_what_a_task_kicks_off_is_over_when_its_agent_works_on() -> None:
+    """A guardrail's agent has judged; its work and that of other tasks say nothing of it."""
+    task = Scope(path="tasks/3")
+    judge = task.of_nested("Judge", "1f2e3d4c5b", 1).of_agent("Judge").path
+    agent = task.of_agent("Clerk")
+    assert works_on(agent.path, judge)
+    assert not works_on(judge, agent.path)
+    assert not works_on(judge, judge)
+    assert not works_on(Scope(path="tasks/1").of_agent("Clerk").path, judge)
+    asked = agent.inside("ask", "1f2e3d4c5b").of_nested("Judge", "1f2e3d4c5b", 0)
+    assert not works_on(agent.path, asked.of_agent("Judge").path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from crewai import Crew, Task
@@ -22,15 +23,21 @@ def _verdict(turn: Turn) -> Reply:
     return Reply(json.dumps(said))
 
 
+def _nonsense_first(turn: Turn) -> Reply:
+    """A judge that cannot say what it thinks of the first answer."""
+    return _verdict(turn) if "Task result:\n        good" in turn.task else Reply("Hm.")
+
+
 def _work(turn: Turn) -> Reply:
     """The worker's answer: good when it was sent back."""
-    return answer("good" if "try harder" in turn.task else "bad")(turn)
+    sent_back = "try harder" in turn.task or "Error while validating" in turn.task
+    return answer("good" if sent_back else "bad")(turn)
 
 
-def _judged(scene: Scene, **options: Any) -> Crew:
+def _judged(scene: Scene, *, judge: Callable[[Turn], Reply] = _verdict, **options: Any) -> Crew:
     scene.script(
         Conversation(
-            Rule(_verdict, task="Ensure the following task result complies"),
+            Rule(judge, task="Ensure the following task result complies"),
             Rule(_CHARGE, _work, task="Do it"),
             Rule(answer("closed"), task="Close"),
         )
@@ -51,6 +58,12 @@ def judged_by_a_model(scene: Scene) -> Crew:
 def judged_by_another_model(scene: Scene) -> Crew:
     """A guardrail with a model of its own."""
     return _judged(scene, guardrail=LLMGuardrail("It must be good.", scene.llm(temperature=0.1)))
+
+
+@shape(few=True, once=["charge 7"])
+def judged_by_one_who_makes_no_sense(scene: Scene) -> Crew:
+    """A judging model that answers something else at first: CrewAI has the task done again."""
+    return _judged(scene, judge=_nonsense_first, guardrail="The answer must be good.")
 
 
 @shape(few=True, once=["charge 7"])
