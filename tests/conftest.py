@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,15 @@ setattr(socket.socket, "connect", _loopback_only)  # noqa: B010 - a method of a 
 def pytest_report_header() -> str:
     """Say what the results depend on."""
     return f"crewai {version('crewai')}, SQLite {sqlite3.sqlite_version}"
+
+
+@pytest.fixture(autouse=True)
+def _no_events_left() -> Iterator[None]:
+    """Kills that are acted out leave CrewAI's events begun; all tests share one thread."""
+    yield
+    event_context = sys.modules.get("crewai.events.event_context")
+    if event_context is not None:
+        event_context.restore_event_scope(())
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from crewai.agents.tools_handler import ToolsHandler
 from crewai.utilities.agent_utils import parse_tools
 
 from crewai_prod._crewai.converting import RunConverter
+from crewai_prod._crewai.event_scope import events_ended
 from crewai_prod._crewai.llm import scope_of
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.stop import StopRun
@@ -114,7 +115,8 @@ def in_scope(run: Run, scope: Scope) -> Iterator[None]:
     """Make the steps of this block belong to `scope`."""
     token = current_scope.set((run, scope))
     try:
-        yield
+        with events_ended():
+            yield
     finally:
         current_scope.reset(token)
 

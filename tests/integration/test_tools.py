@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from crewai import Agent, Crew, Task
+from crewai.events import event_context
 from crewai.tools import BaseTool, tool
 
 from crewai_prod import Outcome, current_step, harden, open_journal
@@ -125,6 +126,30 @@ def test_declared_write_that_raises_pauses(
     assert len(server.requests) == 1
     result = go(crew, mode, run_id="a", unknown=Outcome.done("paid 5"))
     assert (result.raw, effects.lines) == ("paid 5", ["pay 5"])
+
+
+@pytest.mark.parametrize("mode", ["kickoff", "akickoff"])
+@pytest.mark.parametrize("path", PATHS)
+def test_runs_that_are_stopped_leave_no_event_begun(
+    server: Server, effects: Effects, tmp_path: Path, path: str, mode: Mode
+) -> None:
+    """CrewAI allows a thread 100 of them: a worker is to live longer than that."""
+    pay = make_pay(effects, raising(Killed()))
+    crew = harden(pay_crew(server, path, pay), journal=tmp_path / "j.db")
+
+    async def twice() -> Any:
+        for expected in (Killed, RunPaused):
+            with pytest.raises(expected):
+                await crew.akickoff(run_id="a")
+        return event_context._event_id_stack.get()
+
+    if mode == "akickoff":
+        assert asyncio.run(twice()) == ()
+        return
+    for expected in (Killed, RunPaused):
+        with pytest.raises(expected):
+            crew.kickoff(run_id="a")
+    assert event_context._event_id_stack.get() == ()
 
 
 @pytest.mark.parametrize("mode", MODES)
