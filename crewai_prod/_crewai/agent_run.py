@@ -12,7 +12,7 @@ from crewai.lite_agent_output import LiteAgentOutput
 
 from crewai_prod import codec
 from crewai_prod._crewai.adoption import listen
-from crewai_prod._crewai.agents import in_scope
+from crewai_prod._crewai.agents import in_kickoff
 from crewai_prod._crewai.build import Workshop, give_back_agent
 from crewai_prod._crewai.definition import define_agent
 from crewai_prod._crewai.llm import read_metrics
@@ -188,7 +188,7 @@ class _AgentWork:
             stored = self._open()
             if stored is not None:
                 return stored
-            with in_scope(self.run, self._scope()):
+            with in_kickoff(self.run, self._scope()):
                 result = self.agent.kickoff(
                     self.asked.messages, *self.asked.args, **self.asked.kwargs
                 )
@@ -204,7 +204,7 @@ class _AgentWork:
             stored = await in_thread(self._open)
             if stored is not None:
                 return stored
-            with in_scope(self.run, self._scope()):
+            with in_kickoff(self.run, self._scope()):
                 work: Callable[..., Awaitable[Any]] = self.agent.kickoff_async
                 result = await work(self.asked.messages, *self.asked.args, **self.asked.kwargs)
         except BaseException as error:  # noqa: BLE001 - as in `run_sync`

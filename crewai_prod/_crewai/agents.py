@@ -115,10 +115,16 @@ def in_scope(run: Run, scope: Scope) -> Iterator[None]:
     """Make the steps of this block belong to `scope`."""
     token = current_scope.set((run, scope))
     try:
-        with events_ended():
-            yield
+        yield
     finally:
         current_scope.reset(token)
+
+
+@contextmanager
+def in_kickoff(run: Run, scope: Scope) -> Iterator[None]:
+    """Make the steps of a kickoff belong to `scope`, and leave none of its events begun."""
+    with events_ended(), in_scope(run, scope):
+        yield
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from crewai.utilities.llm_utils import create_llm
 from crewai.utilities.planning_handler import CrewPlanner
 
 from crewai_prod import codec
-from crewai_prod._crewai.agents import in_scope
+from crewai_prod._crewai.agents import in_kickoff
 from crewai_prod._crewai.build import Workshop, give_back_crew, show_manager
 from crewai_prod._crewai.definition import define
 from crewai_prod._crewai.llm import read_metrics
@@ -190,7 +190,7 @@ class RunCrew(Seamed):
             stored = seam.open(self, inputs, given_files(args, kwargs))
             if stored is not None:
                 return stored
-            with in_scope(seam.run, seam.scope):
+            with in_kickoff(seam.run, seam.scope):
                 result = super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
             failure = unwrapped(error)
@@ -208,7 +208,7 @@ class RunCrew(Seamed):
             stored = await in_thread(seam.open, self, inputs, given_files(args, kwargs))
             if stored is not None:
                 return stored
-            with in_scope(seam.run, seam.scope):
+            with in_kickoff(seam.run, seam.scope):
                 result = await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - as in `kickoff`
             failure = unwrapped(error)

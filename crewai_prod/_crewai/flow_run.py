@@ -11,7 +11,7 @@ import orjson
 from crewai.flow.async_feedback import HumanFeedbackPending
 from crewai.flow.human_feedback import _resolve_llm_instance
 
-from crewai_prod._crewai.agents import in_scope
+from crewai_prod._crewai.agents import in_kickoff
 from crewai_prod._crewai.build import Workshop
 from crewai_prod._crewai.definition import define_flow
 from crewai_prod._crewai.flow_steps import (
@@ -176,7 +176,7 @@ class RunFlow(Seamed):
             stored = await in_thread(seam.open, self, inputs)
             if stored is not None and stored != UNFAITHFUL:
                 return await in_thread(_handed_back, self, seam, stored)
-            with in_scope(seam.run, seam.scope):
+            with in_kickoff(seam.run, seam.scope):
                 result = await super().kickoff_async(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
             failure = unwrapped(error)
