@@ -9,7 +9,8 @@ do nothing. Not covered: direct calls of a model in a user's own code (see `seco
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -77,6 +78,8 @@ class _Lent:
     run: Run
     before: dict[str, Any]
     private: dict[str, Any] = field(default_factory=dict)
+    publish: Callable[[], None] | None = None
+    """Leave what was cached in the kickoff to the next, as CrewAI does."""
 
 
 def _crew_begins(crew: Any, event: Any) -> None:
@@ -97,8 +100,9 @@ def _crew_begins(crew: Any, event: Any) -> None:
         )
         scope = nested_scope(run, around, crew, event.inputs)
         _make_models(crew)
-        Workshop(run, run.tools, scope).fill(crew, list(crew.tasks))
-        crew.__dict__[_LENT] = lent
+        workshop = Workshop(run, run.tools, scope)
+        workshop.fill(crew, list(crew.tasks))
+        crew.__dict__[_LENT] = replace(lent, publish=workshop.caches.publish)
         _count_truly(crew, run, scope)
 
 
@@ -134,6 +138,8 @@ def _give_back(thing: Any, *, only_if_ended: bool = False) -> None:
         lent.run.at_end.pop(id(thing), None)
         for name in (_LENT, _AT_WORK):
             thing.__dict__.pop(name, None)
+        if lent.publish is not None:
+            lent.publish()
         put(thing, **lent.before)
         put_private(thing, **lent.private)
 
