@@ -9,7 +9,7 @@ Installed at kickoff, after crewai: its telemetry installs a handler that ends t
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import signal
 import socket
 import threading
@@ -69,9 +69,14 @@ class StopOnSignal:
         self._told_by.close()
 
     def _serve(self) -> None:
+        with selectors.DefaultSelector() as selector:  # `select` takes no descriptor above 1023
+            selector.register(self._told_by, selectors.EVENT_READ)
+            self._wait(selector)
+
+    def _wait(self, selector: selectors.BaseSelector) -> None:
         while True:
             poll = _POLL_SECONDS if self.received is not None else None
-            if select.select([self._told_by], [], [], poll)[0]:
+            if selector.select(poll):
                 told = self._told_by.recv(64)
                 for number in told:
                     self._take(number)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import resource
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +201,20 @@ def test_sigterm_in_a_tool(
     (tmp_path / "asked to end").unlink()
     assert _json(cli, "resume", "r1", f"{desk}:make")["output"] == "receipt 5"
     assert _charges(tmp_path) == 1
+
+
+def test_sigterm_in_a_process_with_many_open_files(
+    cli: Cli, desk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`select` knows no descriptor above 1023."""
+    monkeypatch.setenv("CREW_DELAY", "1")
+    (tmp_path / "asked to end").touch()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 2048), hard), hard))
+    with ExitStack() as held:
+        for _ in range(1100):
+            held.enter_context(open(os.devnull, "rb"))
+        _json(cli, "run", f"{desk}:make", "-i", "who=ann", "--run-id", "r1", status=143)
 
 
 @pytest.mark.parametrize(
