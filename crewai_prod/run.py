@@ -154,7 +154,7 @@ class Run:
         self._direct: set[str] = set()
         self._unmetered = 0
         self._warned: set[str] = set()
-        self.at_end: dict[int, Callable[[], None]] = {}
+        self.at_end: dict[tuple[str, int], Callable[[], None]] = {}
 
     def attach(
         self,
@@ -674,16 +674,18 @@ class Run:
         if self.await_reports is not None:
             self.await_reports()
         self.ended = True
+        for give_back in list(self.at_end.values()):  # also if the end cannot be recorded
+            give_back()
         HEART.leave(self.lease)
         reason = self._reason() if status is not RunStatus.FAILED else None
         error = error and self._with_unusable(error)
         try:
             self.journal.finish_run(self.lease, status, reason=reason, result=result, error=error)
-        except JournalError as failure:
+        except JournalError as failure:  # itself: what stopped the run before may be no such error
             forget_owner(self.lease.owner)
-            raise self.stop(failure) from failure.__cause__
-        for give_back in list(self.at_end.values()):
-            give_back()
+            failure.run_id = failure.run_id or self.run_id
+            self.stop(failure)
+            raise
         self.log.run_finished(
             status=status.value,
             reason=reason,

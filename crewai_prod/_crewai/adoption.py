@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -92,17 +92,18 @@ def _crew_begins(crew: Any, event: Any) -> None:
         if place is None:
             return
         run, around = place
+        scope = nested_scope(run, around, crew, event.inputs)
+        workshop = Workshop(run, run.tools, scope)
         private = crew.__pydantic_private__ or {}
         lent = _Lent(
             run,
             {name: crew.__dict__.get(name) for name in _PARTS},
             {name: private.get(name) for name in _PRIVATE_PARTS},
+            workshop.caches.publish,
         )
-        scope = nested_scope(run, around, crew, event.inputs)
         _make_models(crew)
-        workshop = Workshop(run, run.tools, scope)
         workshop.fill(crew, list(crew.tasks))
-        crew.__dict__[_LENT] = replace(lent, publish=workshop.caches.publish)
+        crew.__dict__[_LENT] = lent
         _count_truly(crew, run, scope)
 
 
@@ -124,7 +125,7 @@ def _count_truly(crew: Any, run: Run, scope: Scope) -> None:
             del still.__dict__[_COUNT]
 
     crew.__dict__[_COUNT] = count
-    run.at_end[id(count)] = forget
+    run.at_end[_COUNT, id(crew)] = forget
 
 
 def _crew_ends(crew: Any, event: Any) -> None:
@@ -135,7 +136,7 @@ def _crew_ends(crew: Any, event: Any) -> None:
 def _give_back(thing: Any, *, only_if_ended: bool = False) -> None:
     lent: _Lent | None = thing.__dict__.get(_LENT)
     if lent is not None and (lent.run.ended or not only_if_ended):
-        lent.run.at_end.pop(id(thing), None)
+        lent.run.at_end.pop((_LENT, id(thing)), None)
         for name in (_LENT, _AT_WORK):
             thing.__dict__.pop(name, None)
         if lent.publish is not None:
@@ -199,7 +200,7 @@ def _take_over_models(agent: Any, workshop: Workshop, run: Run, scope: Scope) ->
     agent.__dict__[_LENT] = _Lent(run, before)
     put(agent, **{name: workshop.llm(before[name]) for name in _AGENT_LLMS})
     put(agent, planning_config=workshop.config(before["planning_config"]))
-    run.at_end[id(agent)] = partial(_give_back, agent)
+    run.at_end[_LENT, id(agent)] = partial(_give_back, agent)
 
 
 def _agent_scope(run: Run, around: Scope, executor: Any) -> Scope:

@@ -13,6 +13,7 @@ from crewai.lite_agent_output import LiteAgentOutput
 from crewai_prod import codec
 from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.agents import in_kickoff
+from crewai_prod._crewai.asked import Asked
 from crewai_prod._crewai.build import Workshop, give_back_agent
 from crewai_prod._crewai.definition import define_agent
 from crewai_prod._crewai.llm import read_metrics
@@ -20,7 +21,6 @@ from crewai_prod._crewai.outputs import dump_model
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, seam_of, take_over
-from crewai_prod.errors import UsageError
 from crewai_prod.kickoff import Kickoff, place_around, whatever_happens, with_cause
 from crewai_prod.options import Options
 from crewai_prod.outcomes import UnknownPolicy
@@ -100,45 +100,29 @@ def harden_agent(agent: Agent, options: Options) -> Agent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a kickoff was asked for."""
+class _Asked(Asked):
+    """What a kickoff of an agent was asked for: `inputs` are its messages."""
 
-    run_id: str | None
-    on_change: str | None
-    unknown: UnknownPolicy | None
-    messages: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        checkpoint = self._argument("from_checkpoint", 2)
-        if checkpoint is not None and getattr(checkpoint, "restore_from", None):
-            raise UsageError(
-                "A hardened agent resumes from its journal: pass run_id, not from_checkpoint."
-            )
-
-    def _argument(self, name: str, position: int) -> Any:
-        given = self.args[position] if len(self.args) > position else None
-        return self.kwargs.get(name, given)
+    checkpoint_at = 2
 
     @property
     def response_format(self) -> Any:
-        return self._argument("response_format", 0)
+        return self.argument("response_format", 0)
 
     @property
     def files(self) -> dict[str, Any]:
         """The files that came with it, by name."""
-        given = self.messages if isinstance(self.messages, list) else []
+        given = self.inputs if isinstance(self.inputs, list) else []
         listed = [one for one in given if isinstance(one, dict)]
         found: dict[str, Any] = {}
-        for files in (*(one.get("files") for one in listed), self._argument("input_files", 1)):
+        for files in (*(one.get("files") for one in listed), self.argument("input_files", 1)):
             found |= files or {}
         return found
 
     @property
-    def inputs(self) -> dict[str, Any]:
-        files = self._argument("input_files", 1)
-        return {"messages": self.messages, **({"input_files": files} if files else {})}
+    def meant(self) -> dict[str, Any]:
+        files = self.argument("input_files", 1)
+        return {"messages": self.inputs, **({"input_files": files} if files else {})}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -162,7 +146,7 @@ class _AgentWork:
         around = place_around()
         if around is not None and asked.run_id is None:
             run, place = around
-            meant = digest(codec.meaning([_fingerprint(facade, asked), asked.inputs]))
+            meant = digest(codec.meaning([_fingerprint(facade, asked), asked.meant]))
             scope, kickoff = run.nest(place, facade.role, meant), None
         else:
             options = seam.options.for_kickoff(asked.on_change, asked.unknown)
@@ -190,7 +174,7 @@ class _AgentWork:
                 return stored
             with in_kickoff(self.run, self._scope()):
                 result = self.agent.kickoff(
-                    self.asked.messages, *self.asked.args, **self.asked.kwargs
+                    self.asked.inputs, *self.asked.args, **self.asked.kwargs
                 )
         except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
             failure = unwrapped(error)
@@ -206,7 +190,7 @@ class _AgentWork:
                 return stored
             with in_kickoff(self.run, self._scope()):
                 work: Callable[..., Awaitable[Any]] = self.agent.kickoff_async
-                result = await work(self.asked.messages, *self.asked.args, **self.asked.kwargs)
+                result = await work(self.asked.inputs, *self.asked.args, **self.asked.kwargs)
         except BaseException as error:  # noqa: BLE001 - as in `run_sync`
             failure = unwrapped(error)
         else:
@@ -223,9 +207,9 @@ class _AgentWork:
             self.run.check()
             return None
         definition = define_agent(
-            self.facade, inputs_digest(self.asked.inputs), self.asked.response_format
+            self.facade, inputs_digest(self.asked.meant), self.asked.response_format
         )
-        opened = self.kickoff.open(self.asked.inputs, [definition])
+        opened = self.kickoff.open(self.asked.meant, [definition])
         self.run_id = opened.run.run_id
         if opened.lease is None:
             journal, run_id = self.run.journal, opened.run.run_id
@@ -281,7 +265,7 @@ class _AgentWork:
 
 
 def _fingerprint(agent: Any, asked: _Asked) -> str:
-    definition = define_agent(agent, inputs_digest(asked.inputs), asked.response_format)
+    definition = define_agent(agent, inputs_digest(asked.meant), asked.response_format)
     return definition.fingerprint
 
 

@@ -12,13 +12,13 @@ from crewai import Crew
 
 from crewai_prod._crewai import crew_run
 from crewai_prod._crewai.adoption import listen
+from crewai_prod._crewai.asked import Asked
 from crewai_prod._crewai.asking import provided, provider_here
 from crewai_prod._crewai.batch import BatchKickoffs
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew_run import CrewSeam, NestedCrewSeam, RunCrew, nested_scope
 from crewai_prod._crewai.side_by_side import AtWork, undisturbed
 from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
-from crewai_prod.errors import UsageError
 from crewai_prod.kickoff import Kickoff, place_around
 from crewai_prod.options import Options
 from crewai_prod.outcomes import UnknownPolicy
@@ -106,7 +106,7 @@ class HardenedCrew(BatchKickoffs, Seamed):
         **kwargs: Any,
     ) -> Any:
         """Run, resume, or return what the finished run returned."""
-        asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
+        asked = Asked(run_id, on_change, unknown, inputs, args, kwargs)
         with provided(seam_of(self).asks):
             return _working(self, asked).kickoff(inputs, *args, **kwargs)
 
@@ -120,7 +120,7 @@ class HardenedCrew(BatchKickoffs, Seamed):
         **kwargs: Any,
     ) -> Any:
         """`kickoff` on a worker thread."""
-        asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
+        asked = Asked(run_id, on_change, unknown, inputs, args, kwargs)
         working = await in_thread(_working, self, asked)
         with provided(seam_of(self).asks):
             return await working.kickoff_async(inputs, *args, **kwargs)
@@ -135,7 +135,7 @@ class HardenedCrew(BatchKickoffs, Seamed):
         **kwargs: Any,
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
-        asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
+        asked = Asked(run_id, on_change, unknown, inputs, args, kwargs)
         working = await in_thread(_working, self, asked)
         with provided(seam_of(self).asks):
             return await working.akickoff(inputs, *args, **kwargs)
@@ -171,28 +171,7 @@ def harden_crew(crew: Crew, options: Options, build: Callable[[], Crew] | None =
     return take_over(crew, HardenedCrew, seam)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a kickoff was asked for."""
-
-    run_id: str | None
-    on_change: str | None
-    unknown: UnknownPolicy | None
-    inputs: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        checkpoint = self.kwargs.get("from_checkpoint") or (
-            self.args[1] if len(self.args) > 1 else None
-        )
-        if checkpoint is not None and getattr(checkpoint, "restore_from", None):
-            raise UsageError(
-                "A hardened crew resumes from its journal: pass run_id, not from_checkpoint."
-            )
-
-
-def _working(facade: Any, asked: _Asked) -> Any:
+def _working(facade: Any, asked: Asked) -> Any:
     """The copy of a hardened crew for one kickoff, not opened yet."""
     listen()
     seam: FacadeSeam = seam_of(facade)
@@ -214,7 +193,7 @@ def _working(facade: Any, asked: _Asked) -> Any:
     return crew
 
 
-def _alone(crew: Any, shop: _Shop, asked: _Asked) -> CrewSeam:
+def _alone(crew: Any, shop: _Shop, asked: Asked) -> CrewSeam:
     """A kickoff that is a run."""
     options = shop.seam.options.for_kickoff(asked.on_change, asked.unknown)
     run = Run(options.open_journal(), options.tools)
@@ -227,7 +206,7 @@ def _alone(crew: Any, shop: _Shop, asked: _Asked) -> CrewSeam:
     )
 
 
-def _within(run: Run, around: Scope, crew: Any, shop: _Shop, asked: _Asked) -> NestedCrewSeam:
+def _within(run: Run, around: Scope, crew: Any, shop: _Shop, asked: Asked) -> NestedCrewSeam:
     """A kickoff that belongs to the run it is made in."""
     files = crew_run.given_files(asked.args, asked.kwargs)
     scope = nested_scope(run, around, crew, [asked.inputs, files])

@@ -73,6 +73,7 @@ class NestedCrewSeam:
 
     def finished(self, crew: Any, result: Any) -> Any:
         """Hand the result over, unless the run was stopped."""
+        self.workshop.caches.publish()
         self.show(crew)
         self.run.check()
         return result

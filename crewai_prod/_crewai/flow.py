@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from crewai.tools.base_tool import BaseTool
 
 from crewai_prod import codec
 from crewai_prod._crewai.adoption import listen
+from crewai_prod._crewai.asked import Asked
 from crewai_prod._crewai.build import Workshop
 from crewai_prod._crewai.definition import define_flow
 from crewai_prod._crewai.flow_run import FlowSeam, RunFlow
@@ -107,7 +107,7 @@ class HardenedFlow(Seamed):
         **kwargs: Any,
     ) -> Any:
         """Run, resume, or return what the finished run returned."""
-        asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
+        asked = Asked(run_id, on_change, unknown, inputs, args, kwargs)
         return _working(self, asked).kickoff(inputs, *args, **kwargs)
 
     async def kickoff_async(
@@ -120,7 +120,7 @@ class HardenedFlow(Seamed):
         **kwargs: Any,
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
-        asked = _Asked(run_id, on_change, unknown, inputs, args, kwargs)
+        asked = Asked(run_id, on_change, unknown, inputs, args, kwargs)
         working = await in_thread(_working, self, asked)
         return await working.kickoff_async(inputs, *args, **kwargs)
 
@@ -153,7 +153,7 @@ class HardenedFlow(Seamed):
             raise UsageError("resume() needs the run_id of the kickoff that waits for an answer.")
         stored = seam.options.open_journal().run(name).inputs
         inputs = None if stored is None else codec.decode(stored)
-        working = _working(self, _Asked(name, None, None, inputs))
+        working = _working(self, Asked(name, None, None, inputs))
         seam_of(working).feedback = feedback
         return working, inputs
 
@@ -183,27 +183,7 @@ def harden_flow_class(kind: type[Flow[Any]], options: Options) -> type[Flow[Any]
     return hardened
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a kickoff was asked for."""
-
-    run_id: str | None
-    on_change: str | None
-    unknown: UnknownPolicy | None
-    inputs: Any
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        given = self.args[1] if len(self.args) > 1 else None
-        checkpoint = self.kwargs.get("from_checkpoint", given)
-        if checkpoint is not None and getattr(checkpoint, "restore_from", None):
-            raise UsageError(
-                "A hardened flow resumes from its journal: pass run_id, not from_checkpoint."
-            )
-
-
-def _working(facade: Any, asked: _Asked) -> Any:
+def _working(facade: Any, asked: Asked) -> Any:
     """The copy of a hardened flow for one kickoff, not opened yet."""
     listen()
     seam: FacadeSeam = seam_of(facade)
@@ -284,7 +264,7 @@ def _take_over_held(flow: Any, workshop: Workshop) -> None:
             put(flow, **{name: workshop.memory(value)})
 
 
-def _seam(facade: Any, seam: FacadeSeam, asked: _Asked) -> FlowSeam:
+def _seam(facade: Any, seam: FacadeSeam, asked: Asked) -> FlowSeam:
     holder = _Holder(facade, seam)
     around = place_around()
     if around is not None and asked.run_id is None:

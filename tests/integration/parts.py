@@ -15,7 +15,7 @@ from crewai.tools import BaseTool, tool
 
 from crewai_prod import _faults, open_journal
 from tests.crews import make_llm
-from tests.openai_server import Conversation, Rule, Server, answer, use
+from tests.openai_server import Conversation, Reply, Rule, Server, answer, use
 
 Mode = Literal["kickoff", "kickoff_async", "akickoff"]
 MODES: tuple[Mode, ...] = ("kickoff", "kickoff_async", "akickoff")
@@ -28,6 +28,12 @@ SCRIPT = Conversation(
 )
 REQUESTS = 6
 """Model calls of one uninterrupted run."""
+
+ASKS = Conversation(
+    Rule(Reply("an aside"), when=lambda turn: "Aside" in turn.task),
+    Rule(use("ask", {"topic": "tides"}), answer("done"), agent="Clerk"),
+)
+"""A clerk whose tool asks the model something itself: an aside."""
 
 
 class Effects:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from crewai import Agent, Crew, Task
+from crewai.flow.flow import Flow, start
 from crewai.project import CrewBase, after_kickoff, agent, before_kickoff, crew, task
+from crewai.state.checkpoint_config import CheckpointConfig
 
 from crewai_prod import harden, open_journal
 from crewai_prod.errors import UsageError
 from crewai_prod.testing import ScriptedLLM
+from tests.integration.parts import MODES, Mode
 
 
 def _final(messages: Any, tools: Any) -> str:
@@ -184,3 +189,36 @@ def test_after_kickoff_that_makes_something_else(tmp_path: Path) -> None:
     made = harden(bare, journal=tmp_path / "j.db")
     assert made.kickoff(run_id="a") == {"text": "done"}
     assert made.kickoff(run_id="a") == {"text": "done"}
+
+
+class _Noting(Flow):  # type: ignore[type-arg]  # its state is a dict
+    @start()
+    def note(self) -> str:
+        return "noted"
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["crew", "agent", "flow"])
+def test_checkpoints_of_crewai_are_refused(
+    tmp_path: Path, kind: str, mode: Mode, by_name: bool
+) -> None:
+    """Two records of one run would contradict each other: nothing is begun."""
+    make: dict[str, Any] = {"crew": _crew, "agent": lambda: _crew().agents[0], "flow": _Noting}
+    hardened: Any = harden(make[kind](), journal=tmp_path / "j.db")
+    checkpoint = CheckpointConfig(restore_from=tmp_path / "c.json")
+    before = [None] * (2 if kind == "agent" else 1)
+    args, kwargs = ([], {"from_checkpoint": checkpoint}) if by_name else ([*before, checkpoint], {})
+    given = "hi" if kind == "agent" else {}
+
+    def kickoff() -> Any:
+        result = getattr(hardened, mode)(given, *args, **kwargs)
+        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+    with pytest.raises(UsageError, match="pass run_id, not from_checkpoint"):
+        kickoff()
+    assert not (tmp_path / "j.db").exists()
+
+
+async def _awaited(result: Any) -> Any:
+    return await result

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from crewai_prod import errors, harden, open_journal, open_run, step
 from tests.crews import make_llm
 from tests.integration.parts import (
+    ASKS,
     MODES,
     PATHS,
     Mode,
@@ -24,12 +25,7 @@ from tests.integration.parts import (
     make_crew,
     total,
 )
-from tests.openai_server import Conversation, Reply, Rule, Server, answer, fail_first, fault, use
-
-ASKS = Conversation(
-    Rule(Reply("an aside"), when=lambda turn: "Aside" in turn.task),
-    Rule(use("ask", {"topic": "tides"}), answer("done"), agent="Clerk"),
-)
+from tests.openai_server import Conversation, Reply, Rule, Server, fail_first, fault
 
 
 class Facts(BaseModel):

@@ -11,7 +11,7 @@ import pytest
 from crewai import Agent, Crew, Task
 from crewai.tools import tool
 
-from crewai_prod import harden, open_journal
+from crewai_prod import harden, open_journal, open_run
 from crewai_prod.errors import (
     Corrupt,
     JournalError,
@@ -22,7 +22,7 @@ from crewai_prod.errors import (
 )
 from crewai_prod.records import RunStatus
 from crewai_prod.testing import ScriptedLLM
-from tests.integration.parts import MODES, PATHS, Effects, Mode, go, make_crew
+from tests.integration.parts import MODES, PATHS, Effects, Killed, Mode, go, make_crew
 from tests.openai_server import Server
 
 WHO = {"who": "ann"}
@@ -194,3 +194,24 @@ def test_slow_disk_does_not_stall_the_event_loop(tmp_path: Path, native: bool) -
 
     assert asyncio.run(both()).raw == "done"
     assert max(gaps) < 1.0
+
+
+def test_what_a_run_was_lent_is_given_back_though_its_end_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare agent that was cut off within a run holds the run's model until then."""
+    llm = ScriptedLLM(lambda messages, tools: "Final Answer: never asked")
+    agent = Agent(role="A", goal="g", backstory="b", llm=llm)
+    journal = open_journal(tmp_path / "j.db")
+
+    def cut_off(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    def lose(*_: Any, **__: Any) -> None:
+        raise JournalError("the disk is gone")
+
+    monkeypatch.setattr(ScriptedLLM, "call", cut_off)
+    monkeypatch.setattr(type(journal), "finish_run", lose)
+    with pytest.raises(Killed), open_run("a", journal=journal):
+        agent.kickoff("hi")
+    assert agent.llm is llm

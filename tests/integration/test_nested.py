@@ -211,6 +211,12 @@ def twice(shop: Shop) -> BaseTool:
     return asking(lambda: [shop.crew.kickoff(inputs={"order": 7}).raw for _ in range(2)])
 
 
+def hardened_twice(shop: Shop) -> BaseTool:
+    """A hardened crew twice: the second may be answered from CrewAI's cache, if the bare one is."""
+    inner = harden(shop.crew, journal=shop.journal)
+    return asking(lambda: [inner.kickoff(inputs={"order": 7}).raw for _ in range(2)])
+
+
 def for_each(shop: Shop) -> BaseTool:
     """A batch of a bare crew."""
     inputs = [{"order": 7}, {"order": 8}]
@@ -226,6 +232,7 @@ CASES = [
     (awaited_agents, "native"),
     (two_threads, "native"),
     (twice, "text"),
+    (hardened_twice, "text"),
     (for_each, "text"),
 ]
 

@@ -20,6 +20,7 @@ from crewai_prod import fields, harden, open_journal, open_run
 from crewai_prod.testing import ScriptedLLM
 from tests.crews import MODEL, make_llm
 from tests.integration.parts import (
+    ASKS,
     MODES,
     PATHS,
     Mode,
@@ -28,12 +29,7 @@ from tests.integration.parts import (
     make_crew,
     total,
 )
-from tests.openai_server import ROOT, Conversation, Reply, Rule, Server, answer, fault, use
-
-ASKS = Conversation(
-    Rule(Reply("an aside"), when=lambda turn: "Aside" in turn.task),
-    Rule(use("ask", {"topic": "tides"}), answer("done"), agent="Clerk"),
-)
+from tests.openai_server import ROOT, Conversation, Reply, Rule, Server, answer, fault
 
 
 def asking_crew(server: Server, path: str, ask: Callable[[str], str], **agent: Any) -> Crew:

@@ -16,12 +16,8 @@ from crewai_prod import Outcome, current_step, harden, open_journal
 from crewai_prod.errors import RunPaused, ToolOutcomeUnknown
 from crewai_prod.records import RunStatus, StepStatus
 from tests.crews import make_llm
-from tests.integration.parts import MODES, PATHS, Effects, Mode, fail_once, go, nth
+from tests.integration.parts import MODES, PATHS, Effects, Killed, Mode, fail_once, go, nth
 from tests.openai_server import Conversation, Rule, Server, answer, calls, fault, use
-
-
-class Killed(BaseException):
-    """The end of the process, as far as one process can show it: nothing after it is recorded."""
 
 
 def pay_crew(server: Server, path: str, *tools: BaseTool) -> Crew:
