@@ -549,11 +549,11 @@ class Run:
         self.stop(error)
         return error
 
-    def note_unfaithful(self, ticket: Ticket, kind: str) -> None:
-        """Say that a step's result could not be kept: resuming will call its function again."""
+    def note_unfaithful(self, ticket: Ticket, what: str) -> None:
+        """Say that what a step did could not be kept: resuming will call its function again."""
         self.log.warning(
-            f"{ticket.name} returned a {kind}, which cannot be restored from a journal. If the run "
-            "is resumed it is called again; what is hardened in it is not repeated. Return plain "
+            f"{ticket.name} {what}, which cannot be restored from a journal. If the run "
+            "is resumed it is called again; what is hardened in it is not repeated. Use plain "
             "values, dataclasses or pydantic models."
         )
 

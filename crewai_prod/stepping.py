@@ -171,7 +171,7 @@ class StepCall:
             return result
         text, faithful = pack(result, self.kinds)
         if not faithful and self.ticket.effect == "nested":
-            self.run.note_unfaithful(self.ticket, type(result).__qualname__)
+            self.run.note_unfaithful(self.ticket, f"returned a {type(result).__qualname__}")
             text = UNFAITHFUL
         self.run.finish_tool(self.ticket, text, result if isinstance(result, str) else None)
         return result

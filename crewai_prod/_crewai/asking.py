@@ -33,6 +33,7 @@ from crewai_prod.errors import CrewProdError, RunPaused
 from crewai_prod.failures import describe
 from crewai_prod.records import StepKind, StepRecord
 from crewai_prod.run import Run
+from crewai_prod.threads import in_thread
 from crewai_prod.tooling import ToolOptions
 from crewai_prod.walk import Ticket
 
@@ -133,7 +134,7 @@ class RunProvider(HumanInputProvider):
         with self._refusing(context, rounds):
             listening = _Listening(context, rounds)
             final = await self._asks().handle_feedback_async(rounds.answer, listening)
-            return await asyncio.to_thread(rounds.accept, final)
+            return await in_thread(rounds.accept, final)
 
     def _asks(self) -> Any:
         return _Terminal() if is_default(self.inner) else self.inner
@@ -263,7 +264,7 @@ class _Listening:
         return answer
 
     async def _ainvoke_loop(self) -> Any:
-        await asyncio.to_thread(self._rounds.feed_back)
+        await in_thread(self._rounds.feed_back)
         answer = await self._context._ainvoke_loop()
         self._rounds.begin(answer)
         return answer

@@ -6,7 +6,8 @@ process begins with an empty cache, would call the tool after all. Three rules m
 - A hit is a step, replayed like any other.
 - What a finished task put into the cache is stored with it, and is there again on resume.
 - A run's own results are handed to the cache that the user's crew keeps when the run is completed.
-  Until then no other run sees them, nor does its own next session before their time.
+  Until then no other run sees them, nor does its own next session before their time. Those of a
+  crew that is kicked off within a run are handed over when that kickoff ends, for its next one.
 """
 
 from __future__ import annotations

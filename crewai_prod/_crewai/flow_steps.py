@@ -51,14 +51,15 @@ class StateBefore:
     def of(cls, state: Any, kinds: Kinds) -> StateBefore:
         return cls({name: pack(value, kinds)[0] for name, value in _members(state).items()})
 
-    def changes(self, state: Any, kinds: Kinds) -> tuple[dict[str, Any], bool]:
-        """The members that are others now, as JSON text, and whether all can be restored."""
+    def changes(self, state: Any, kinds: Kinds) -> tuple[dict[str, Any], list[str]]:
+        """The members that are others now, as JSON text, and which of them cannot be restored."""
         now = _members(state)
         packed = {name: pack(value, kinds) for name, value in now.items()}
         changed = {n: one for n, one in packed.items() if one[0] != self.members.get(n)}
         texts = {name: text for name, (text, _) in changed.items()}
         gone = sorted(self.members.keys() - now.keys())
-        return {"set": texts, "gone": gone}, all(faithful for _, faithful in changed.values())
+        lost = sorted(name for name, (_, faithful) in changed.items() if not faithful)
+        return {"set": texts, "gone": gone}, lost
 
 
 def apply_changes(state: Any, changes: Mapping[str, Any], kinds: Kinds) -> None:
@@ -109,14 +110,14 @@ class StateHistory:
 
     def changes(
         self, flow: Any, before: StateBefore, kinds: Kinds
-    ) -> tuple[dict[str, Any], int, bool]:
-        """What a method that ends here has changed, its place in the order, whether it is whole."""
+    ) -> tuple[dict[str, Any], int, list[str]]:
+        """What a method that ends here has changed, its place in the order, what is lost of it."""
         with self._lock:
-            changed, whole = before.changes(flow._state, kinds)
+            changed, lost = before.changes(flow._state, kinds)
             self._order += 1
             for name in (*changed["set"], *changed["gone"]):
                 self._done[name] = self._order
-            return changed, self._order, whole
+            return changed, self._order, lost
 
     def _apply(self, flow: Any, recorded: Mapping[str, Any], kinds: Kinds) -> None:
         order, state = recorded["order"], recorded["state"]
@@ -239,11 +240,13 @@ class MethodStep:
             return result
         text, faithful = pack(result, self.kinds)
         assert self.before is not None
-        changed, order, restorable = self.states.changes(self.flow, self.before, self.kinds)
+        changed, order, lost = self.states.changes(self.flow, self.before, self.kinds)
         stored = orjson.dumps({"result": text, "state": changed, "order": order}).decode()
-        if not (faithful and restorable):
-            self.run.note_unfaithful(self.ticket, type(result).__qualname__)
-            stored = UNFAITHFUL
+        if not faithful:
+            self.run.note_unfaithful(self.ticket, f"returned a {type(result).__qualname__}")
+        elif lost:
+            self.run.note_unfaithful(self.ticket, f"changed the state's {', '.join(lost)}")
+        stored = stored if faithful and not lost else UNFAITHFUL
         self.run.finish_tool(self.ticket, stored, None)
         return result
 

@@ -321,6 +321,9 @@ def test_what_cannot_be_stored_is_made_again(
     assert [effects.lines.count(line) for line in ("charge 7", "send ann")] == [1, 1]
     assert len(server.requests) == 4
     assert effects.lines.count("make") > 1
+    told = (tmp_path / "j.db.log.jsonl").read_text(encoding="utf-8")
+    assert "make returned a Odd, which cannot be restored" in told
+    assert "keep changed the state's odd, which cannot be restored" in told
     assert harden(Unkept(), journal=tmp_path / "j.db").kickoff(run_id="a") == 6
     assert len(server.requests) == 4
 
