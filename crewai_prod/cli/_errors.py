@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -28,6 +30,8 @@ from crewai_prod.errors import (
     UsageError,
 )
 from crewai_prod.redact import redact_text
+
+_PROGRAM = "crewai-prod"
 
 DONE, FAILED, WRONG_USAGE, PAUSED, IN_USE = range(5)
 
@@ -121,8 +125,15 @@ def leave(status: int) -> NoReturn:
     raise click.exceptions.Exit(status)
 
 
+def program() -> str:
+    """This program as its user can call it: by the path it was called by, if it is not on PATH."""
+    called = sys.argv[0]
+    by_name = shutil.which(_PROGRAM) is not None or Path(called).name != _PROGRAM
+    return _PROGRAM if by_name else shlex.quote(called)
+
+
 def resume_command(run_id: str, journal: str, target: str | None = None) -> str:
     """The command that continues a run. The target is only ever what a person has named."""
     known = shlex.quote(target) if target else "MODULE:CREW"
     quoted = shlex.quote(safe(run_id))
-    return f"crewai-prod resume {quoted} {known} --journal {shlex.quote(safe(journal))}"
+    return f"{program()} resume {quoted} {known} --journal {shlex.quote(safe(journal))}"

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import click
 
-from crewai_prod.cli._errors import FAILED, leave
+from crewai_prod.cli._errors import FAILED, leave, program
 from crewai_prod.cli._options import journal_command
 from crewai_prod.cli._output import print_json, print_table, safe
 from crewai_prod.errors import UsageError
@@ -158,9 +158,9 @@ def _next(findings: Findings) -> Iterator[str]:
 
     orders = findings.story.orders
     journal, run_id = shlex.quote(orders.journal), orders.run_id
-    yield f"crewai-prod show {run_id} --journal {journal}"
-    yield f"crewai-prod logs {run_id} --journal {journal}"
-    yield f"crewai-prod resume {run_id} crewai_prod.demo.crew:order_desk --journal {journal}"
+    yield f"{program()} show {run_id} --journal {journal}"
+    yield f"{program()} logs {run_id} --journal {journal}"
+    yield f"{program()} resume {run_id} crewai_prod.demo.crew:order_desk --journal {journal}"
     yield f"sqlite3 {journal} 'SELECT * FROM run_summary'"
     yield f"The log: {log_of(findings.story)}"
     yield f"The bank's book: {Path(orders.folder, LEDGER)}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
-from crewai_prod.cli._errors import exit_status, resume_command
+from crewai_prod.cli._errors import exit_status, program, resume_command
 from crewai_prod.cli._output import duration, iso, print_json, safe, short
 from crewai_prod.errors import (
     CrewProdError,
@@ -93,3 +95,16 @@ def test_the_command_that_continues_is_quoted() -> None:
     assert resume_command("a; rm", "/x y.db", "m:c") == (
         "crewai-prod resume 'a; rm' m:c --journal '/x y.db'"
     )
+
+
+def test_the_program_as_it_can_be_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Called from a virtual environment that is not activated, it is named by that path."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [".venv/bin/crewai-prod", "demo"])
+    assert program() == ".venv/bin/crewai-prod"
+    assert resume_command("a", "j.db").startswith(".venv/bin/crewai-prod resume a ")
+    (tmp_path / "crewai-prod").touch(mode=0o755)
+    assert program() == "crewai-prod"
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest"])
+    (tmp_path / "crewai-prod").unlink()
+    assert program() == "crewai-prod"
