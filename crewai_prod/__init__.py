@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crewai_prod import errors
     from crewai_prod._crewai.harden import harden
     from crewai_prod.journal import Journal, open_journal
+    from crewai_prod.retry import Retry
     from crewai_prod.run import current_step
     from crewai_prod.settings import Settings
     from crewai_prod.stepping import open_run, step
@@ -21,6 +22,7 @@ __all__ = [
     "CurrentStep",
     "Journal",
     "Outcome",
+    "Retry",
     "Settings",
     "current_step",
     "errors",
@@ -34,6 +36,7 @@ _HOMES = {
     "CurrentStep": "crewai_prod.tooling",
     "Journal": "crewai_prod.journal",
     "Outcome": "crewai_prod.tooling",
+    "Retry": "crewai_prod.retry",
     "Settings": "crewai_prod.settings",
     "current_step": "crewai_prod.run",
     "harden": "crewai_prod._crewai.harden",

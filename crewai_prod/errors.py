@@ -22,10 +22,28 @@ make it succeed.
         StaleOwner               this process lost the run to another one
         Corrupt                  the file is not a journal, or is damaged
       ToolError
+        ToolInputInvalid         the arguments are not what the tool takes
+        ToolOutputInvalid        the result is not what the tool says it returns
+        ToolTimeout              a tool did not return in time
+        ToolUnavailable          what a tool needs is not there now
+        ToolRejected             a call that is not allowed (any more)
         ToolCrashed              a tool raised something it does not document
-        ToolOutcomeUnknown       a tool may or may not have acted
+        ToolFailed               a tool that had to succeed failed, and nothing made it good
+        ToolOutcomeUnknown       a tool may or may not have acted (a `RunPaused`)
+        UnverifiedToolClaim      an answer tells of a tool call that was never made
       ModelError                 a model call failed
+        RateLimited              the provider asks to wait
+        ModelTimeout             no answer came in time
+        ModelUnavailable         the provider failed, was not reached, or sent garbage
+        ContextOverflow          the conversation is longer than the model can read
         EmptyResponse            the model answered nothing
+        ModelRejected            the provider refuses: key, quota, policy or a wrong request
+      LimitError
+        DeadlineExceeded         an agent's `max_execution_time` is over
+      GuardError
+        GuardRejected            an answer was checked, and is not good enough
+        GuardUnavailable         an answer could not be checked; that does not make it bad
+      OutputInvalid              the answer is not in the form that the task asks for
 """
 
 from __future__ import annotations
@@ -124,8 +142,8 @@ class RunInUse(RunError):
     one on another host when its lease has run out.
     """
 
-    retryable = True
-    actor = "operator"
+    retryable: ClassVar[bool] = True
+    actor: ClassVar[Actor] = "operator"
 
 
 class RunMismatch(RunError):
@@ -135,7 +153,7 @@ class RunMismatch(RunError):
 class RunNotFound(RunError):
     """The journal holds no run of this id. `crewai-prod runs` lists those it holds."""
 
-    actor = "operator"
+    actor: ClassVar[Actor] = "operator"
 
 
 class DefinitionChanged(RunError):
@@ -149,13 +167,13 @@ class DefinitionChanged(RunError):
 class RunCancelled(RunError):
     """The run was cancelled before its next step. It can be resumed."""
 
-    actor = "operator"
+    actor: ClassVar[Actor] = "operator"
 
 
 class RunInterrupted(RunError):
     """The process was asked to end; the run stopped after its current step. It can be resumed."""
 
-    actor = "operator"
+    actor: ClassVar[Actor] = "operator"
 
 
 class ReplayOnly(RunError):
@@ -169,13 +187,13 @@ class ReplayOnly(RunError):
 class RunPaused(RunError):
     """The run is paused and waits for an answer. `fields["reason"]` says for what."""
 
-    actor = "operator"
+    actor: ClassVar[Actor] = "operator"
 
 
 class JournalError(CrewProdError):
     """The journal cannot do what was asked."""
 
-    actor = "operator"
+    actor: ClassVar[Actor] = "operator"
 
 
 class JournalUnavailable(JournalError):
@@ -184,7 +202,7 @@ class JournalUnavailable(JournalError):
     Free disk space, mend the permissions or end whoever holds the lock, then resume the run.
     """
 
-    retryable = True
+    retryable: ClassVar[bool] = True
 
 
 class SchemaTooNew(JournalError):
@@ -202,11 +220,58 @@ class Corrupt(JournalError):
 class ToolError(CrewProdError):
     """A tool call failed."""
 
-    actor = "model"
+    actor: ClassVar[Actor] = "model"
+
+
+class ToolInputInvalid(ToolError):
+    """The arguments of a call are not what the tool takes. Nothing was done.
+
+    The model is told which field, what is expected and what it gave, and may correct itself.
+    """
+
+
+class ToolOutputInvalid(ToolError):
+    """What a tool returned is not what it says it returns. Whatever it does has been done.
+
+    Mend the tool, or its return annotation or `result_schema`.
+    """
+
+    actor: ClassVar[Actor] = "developer"
+
+
+class ToolTimeout(ToolError):
+    """A tool did not return in time. It may still be at work."""
+
+    retryable: ClassVar[bool] = True
+    actor: ClassVar[Actor] = "operator"
+
+
+class ToolUnavailable(ToolError):
+    """What a tool needs is not there now. Raise it in a tool to say: nothing was done, try again.
+
+    It is retried also for a tool that writes: whoever raises it says that nothing happened.
+    """
+
+    retryable: ClassVar[bool] = True
+    actor: ClassVar[Actor] = "operator"
+
+
+class ToolRejected(ToolError):
+    """This call is not allowed: the tool may be called so often and no more, or not at all now."""
 
 
 class ToolCrashed(ToolError):
     """A tool raised an exception. The original is chained."""
+
+
+class ToolFailed(ToolError):
+    """A tool that had to succeed failed in a task, and the task was finished without it.
+
+    The answer of that task is not handed over as a success. Look at the cause, then resume the run:
+    the task is taken up again at the call that failed.
+    """
+
+    actor: ClassVar[Actor] = "operator"
 
 
 class ToolOutcomeUnknown(RunPaused):
@@ -217,12 +282,101 @@ class ToolOutcomeUnknown(RunPaused):
     """
 
 
-class ModelError(CrewProdError):
-    """A model call failed."""
+class UnverifiedToolClaim(ToolError):
+    """An answer tells of a tool call that was never made, and the model would not take it back.
 
-    retryable = True
-    actor = "operator"
+    `fields["tools"]` names the tools that the task requires and that were not called.
+    """
+
+    actor: ClassVar[Actor] = "operator"
+
+
+class ModelError(CrewProdError):
+    """A model call failed.
+
+    `fields["attempts"]` says how often it was tried.
+    """
+
+    retryable: ClassVar[bool] = True
+    actor: ClassVar[Actor] = "operator"
+
+
+class RateLimited(ModelError):
+    """The provider asks to wait. `fields["retry_after"]` says how many seconds, if it does.
+
+    Ask for a higher limit, or let fewer runs go side by side.
+    """
+
+
+class ModelTimeout(ModelError):
+    """The model did not answer in time. It may have worked, and billed, all the same."""
+
+
+class ModelUnavailable(ModelError):
+    """The provider failed, could not be reached, or sent something that is no answer.
+
+    Resume the run when it is there again, or name a fallback model.
+    """
+
+
+class ContextOverflow(ModelError):
+    """The conversation is longer than the model can read.
+
+    Use a model with a larger context window, set `respect_context_window=True` on the agent so that
+    CrewAI summarizes, or have the tools return less.
+    """
+
+    retryable: ClassVar[bool] = False
+    actor: ClassVar[Actor] = "developer"
 
 
 class EmptyResponse(ModelError):
     """The model answered nothing."""
+
+
+class ModelRejected(ModelError):
+    """The provider refuses the call. `fields["kind"]` is `auth`, `quota`, `policy` or `request`.
+
+    Making the same call again changes nothing: renew the key, pay the bill, change the prompt, or
+    mend the model's name and parameters; then resume the run.
+    """
+
+    retryable: ClassVar[bool] = False
+
+
+class LimitError(CrewProdError):
+    """The run has reached a limit that it was given."""
+
+    actor: ClassVar[Actor] = "operator"
+
+
+class DeadlineExceeded(LimitError, TimeoutError):
+    """The time that an agent may take for a task (`max_execution_time`, in seconds) is over.
+
+    What was done until then is recorded. A resumed run goes on from there with the whole time.
+    """
+
+
+class GuardError(CrewProdError):
+    """A check said no, or could not be made."""
+
+    actor: ClassVar[Actor] = "operator"
+
+
+class GuardRejected(GuardError):
+    """An answer was checked and is not good enough, after all the tries that the task allows."""
+
+
+class GuardUnavailable(GuardError):
+    """An answer could not be checked. That does not make it bad: resume to check it again."""
+
+    retryable: ClassVar[bool] = True
+
+
+class OutputInvalid(CrewProdError):
+    """The answer is not in the form that the task asks for, after all tries to have it mended.
+
+    `fields["attempts"]` says how many there were, `fields["text"]` what the model said last.
+    """
+
+    actor: ClassVar[Actor] = "operator"

@@ -15,6 +15,7 @@ from crewai_prod.journals import shared_journal
 from crewai_prod.logs import DEFAULT, RunLog, open_log
 from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.replay import OnChange
+from crewai_prod.retry import Retry
 from crewai_prod.settings import Settings
 from crewai_prod.tooling import Outcome, ToolOptions
 
@@ -29,6 +30,7 @@ class Options:
     settings: Settings
     journal: str | Path | Journal | None
     tools: Mapping[str, ToolOptions]
+    retry: Retry
     on_change: OnChange
     unknown: UnknownPolicy
     log: Any
@@ -40,6 +42,7 @@ class Options:
         journal: str | Path | Journal | None = None,
         durability: str | None = None,
         tools: Mapping[str, Any] | None = None,
+        retry: Retry | None = None,
         on_change: str | None = None,
         unknown: UnknownPolicy | None = None,
         log: Any = DEFAULT,
@@ -58,6 +61,7 @@ class Options:
             settings=base,
             journal=journal if journal is not None else base.journal,
             tools=declared,
+            retry=_retry(retry),
             on_change=_one_of("on_change", on_change or base.on_change, _ON_CHANGE),
             unknown=_unknown(unknown if unknown is not None else base.unknown),
             log=base.log if log is DEFAULT and base.log is not None else log,
@@ -114,3 +118,11 @@ def _unknown(value: UnknownPolicy) -> UnknownPolicy:
     if isinstance(value, (Outcome, Mapping)):
         return value
     return str(_one_of("unknown", value, _UNKNOWN))
+
+
+def _retry(value: Retry | None) -> Retry:
+    if value is None:
+        return Retry()
+    if not isinstance(value, Retry):
+        raise UsageError(f"retry={value!r} is no Retry; for example Retry(attempts=5).")
+    return value

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from crewai_prod.errors import UsageError
+from crewai_prod.retry import Retry
 
 Effect = Literal["read", "write", "nested"]
 Unknown = Literal["pause", "rerun", "fail"]
@@ -57,11 +58,31 @@ class ToolOptions:
         idempotent: Repeating the call with the same `current_step().idempotency_key` has no second
             effect, so an open outcome is settled by running it again.
         reconcile: `(arguments, idempotency_key) -> Outcome`, asked about an open outcome.
+        required: The task may not be finished without a successful call. A tool that is declared
+            `write` and fails has to be made good, too.
+        timeout: Seconds one call may take; it is left at work then, and reported as a
+            `ToolTimeout`. None: no limit.
+        retry: When a call that failed is made again. Default: once only. A `write` that is not
+            `idempotent` is retried on `ToolUnavailable` and on what `retry.on` names, or where
+            `reconcile` says that nothing was done: an exception alone does not say so.
+        max_calls: How often it may be called in a run.
+        max_output: Characters of its result that a model is shown; more is cut, with a mark.
+        sensitive: Names of arguments that no log, report or message shows.
+        result_schema: What its result is validated against, instead of its return annotation.
+        strict: Whether arguments must have their types. False: `"5"` will do for 5.
     """
 
     effect: Effect | None = None
     idempotent: bool = False
     reconcile: Reconcile | None = None
+    required: bool = False
+    timeout: float | None = None
+    retry: Retry | None = None
+    max_calls: int | None = None
+    max_output: int | None = None
+    sensitive: frozenset[str] = frozenset()
+    result_schema: Any = None
+    strict: bool = True
 
     @classmethod
     def read(cls, name: str, declared: Mapping[str, Any] | ToolOptions) -> ToolOptions:

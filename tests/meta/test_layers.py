@@ -13,7 +13,20 @@ ROOT = Path(crewai_prod.__file__).parent
 
 LAYERS = [
     {"errors", "records", "_faults"},
-    {"codec", "steps", "replay", "walk", "tooling", "fields", "redact", "failures", "stored"},
+    {
+        "codec",
+        "steps",
+        "replay",
+        "walk",
+        "tooling",
+        "fields",
+        "redact",
+        "failures",
+        "stored",
+        "waiting",
+        "provider_errors",
+        "retry",
+    },
     {"journal", "logfile"},
     {"logs", "journals"},
     {
