@@ -63,7 +63,8 @@ def _openai(status: int, code: str | None, message: str = "no", **headers: str) 
     response = httpx.Response(status, request=request, headers=headers)
     body = {"message": message, "type": "some", "code": code}
     client = openai.OpenAI(api_key="sk-test")
-    made: Exception = client._make_status_error(message, body={"error": body}, response=response)
+    made: Any = client._make_status_error(message, body={"error": body}, response=response)
+    assert isinstance(made, Exception)
     return made
 
 
