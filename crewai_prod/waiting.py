@@ -1,16 +1,20 @@
 """How long to wait before a call is made again: what the provider says, else backoff with jitter.
 
-Pure: values in, seconds out. Sources: RFC 9110 section 10.2.3 (`Retry-After`), OpenAI's
+All waiting is done by `pause` and `apause`, which tests can switch off (`skipping`); the rest is
+pure: values in, seconds out. Sources: RFC 9110 section 10.2.3 (`Retry-After`), OpenAI's
 `x-ratelimit-reset-*` durations (`6m0s`), Anthropic's `anthropic-ratelimit-*-reset` times (RFC
 3339), Google's `RetryInfo`; full jitter after "Exponential Backoff And Jitter" (AWS, 2015).
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -19,6 +23,36 @@ _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _EPOCH: Final = 1_000_000_000
 """A plain number above this is a time, below it a duration."""
+
+_lock = threading.Lock()
+_skippers = 0
+
+
+@contextmanager
+def skipping() -> Iterator[None]:
+    """Nothing in this process waits before a retry: for tests. Blocks may overlap."""
+    _skip(1)
+    try:
+        yield
+    finally:
+        _skip(-1)
+
+
+def pause(seconds: float) -> None:
+    """Wait before a call is made again."""
+    if not _skippers:
+        time.sleep(seconds)
+
+
+async def apause(seconds: float) -> None:
+    """Wait without holding up the event loop."""
+    await asyncio.sleep(0 if _skippers else seconds)
+
+
+def _skip(change: int) -> None:
+    global _skippers
+    with _lock:
+        _skippers += change
 
 
 def retry_after(

@@ -41,6 +41,7 @@ LAYERS = [
         "batches",
         "progress",
         "threads",
+        "deadlines",
     },
     {"_crewai"},
     {"cli", "testing", "demo", "doctor", "crashtest", "__main__"},
