@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -53,6 +54,7 @@ from crewai_prod.records import (
 )
 from crewai_prod.redact import redact_text
 from crewai_prod.replay import TaskPlan
+from crewai_prod.retry import Retry
 from crewai_prod.steps import (
     NOTHING_SAID,
     Scope,
@@ -71,6 +73,14 @@ _SHORTEST_SHARED = 64
 
 current_scope: ContextVar[tuple[Run, Scope] | None] = ContextVar("crewai_prod_scope", default=None)
 step_in_body: ContextVar[CurrentStep | None] = ContextVar("crewai_prod_step", default=None)
+
+
+users_code: ContextVar[bool] = ContextVar("crewai_prod_users_code", default=False)
+
+
+def in_users_code() -> bool:
+    """Whether what is done here is done for code of the user's within a run, which hears of it."""
+    return users_code.get()
 
 
 def current_step() -> CurrentStep | None:
@@ -124,11 +134,18 @@ class Run:
     Args:
         journal: Where it is recorded.
         tools: What is declared about tools, by name, for what is kicked off within the run.
+        retry: When a model call that failed is made again.
     """
 
-    def __init__(self, journal: Journal, tools: Mapping[str, ToolOptions] | None = None) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        tools: Mapping[str, ToolOptions] | None = None,
+        retry: Retry | None = None,
+    ) -> None:
         self.journal = journal
         self.tools = tools or {}
+        self.retry = retry or Retry()
         self.plans: dict[int, TaskPlan] = {}
         self.unknown: UnknownPolicy = "pause"
         self.degraded = False
@@ -150,6 +167,9 @@ class Run:
         self._usage = Usage()
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
+        self._final: dict[str, CrewProdError] = {}
+        self._overflows: Counter[str] = Counter()
+        self.overflow: CrewProdError | None = None
         self.await_reports: Callable[[], None] | None = None
         self._direct: set[str] = set()
         self._unmetered = 0
@@ -320,7 +340,7 @@ class Run:
         """Identify a model call and look it up. No disk is touched.
 
         Raises:
-            CrewProdError: The run was stopped.
+            CrewProdError: The run was stopped, or the same request has failed for good before.
         """
         self.check()
         request = read_request(
@@ -334,6 +354,8 @@ class Run:
             self._talks[scope.path] = request.talk
             ticket = self._walk.identify(scope, StepKind.MODEL, name, request.digest)
             ticket.request, ticket.provider = request, provider
+            if ticket.step_id in self._final:
+                raise self._final[ticket.step_id]
             drifted = self._walk.look_up(ticket, params=request.params if scope.follow else None)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=drifted)
@@ -373,6 +395,23 @@ class Run:
             ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode(), usage=usage
         )
         self._commit(ticket, step, ticket.request.messages)
+
+    def try_again(self, ticket: Ticket) -> None:
+        """Make a ticket that of the next try of its step; the one that failed is recorded."""
+        with self._lock:
+            self._walk.try_again(ticket)
+
+    def failed_for_good(self, step_id: str, error: CrewProdError) -> None:
+        """The same request is not made again in this session, whoever repeats it."""
+        with self._lock:
+            self._final[step_id] = error
+
+    def overflowed(self, scope: Scope, error: CrewProdError) -> int:
+        """A conversation was found too long; how often that was so in its scope."""
+        with self._lock:
+            self._overflows[scope.path] += 1
+            self.overflow = error
+            return self._overflows[scope.path]
 
     # -- model calls past the seams ---------------------------------------------------------------
 
@@ -820,14 +859,22 @@ def status_of(error: BaseException) -> RunStatus:
 
 
 @contextmanager
-def in_body(run: Run, ticket: Ticket) -> Iterator[None]:
-    """Where a step's own code runs: a scope of its own, and the step it may ask for."""
+def in_body(run: Run, ticket: Ticket, *, users: bool = True) -> Iterator[None]:
+    """Where a step's own code runs: a scope of its own, and the step it may ask for.
+
+    Args:
+        run: The run.
+        ticket: Of the step.
+        users: Whether the code is the user's, not CrewAI's.
+    """
     scope = current_scope.set((run, ticket.inner))
     step = step_in_body.set(run.step_handle(ticket))
+    code = users_code.set(users or users_code.get())
     body_point("tool.before_body")
     try:
         yield
     finally:
+        users_code.reset(code)
         step_in_body.reset(step)
         current_scope.reset(scope)
         body_point("tool.after_body")

@@ -210,6 +210,13 @@ class Walk:
         else:
             self._try_again(ticket, record)
 
+    def try_again(self, ticket: Ticket) -> None:
+        """Make a ticket whose try has failed, and is recorded, that of the next try."""
+        record = self.history.take(ticket.step_id)
+        if record is not None:
+            self._try_again(ticket, record)
+        ticket.started_at, ticket.clock = time.time(), time.perf_counter()
+
     def _settle(self, ticket: Ticket, record: StepRecord) -> None:
         """A recorded outcome is replayed; what stopped the run, or never ended, is tried anew."""
         if record.status is StepStatus.DONE or self._survived(record):

@@ -19,7 +19,7 @@ from crewai.utilities.agent_utils import parse_tools
 
 from crewai_prod._crewai.converting import RunConverter
 from crewai_prod._crewai.event_scope import events_ended
-from crewai_prod._crewai.llm import scope_of
+from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import Seamed, original_of, put, put_private, seam_of, take_over

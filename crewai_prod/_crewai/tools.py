@@ -25,8 +25,9 @@ from crewai.tools.base_tool import BaseTool, Tool
 from crewai.tools.memory_tools import RecallMemoryTool, RememberTool
 
 from crewai_prod import codec
-from crewai_prod._crewai.llm import outside_calls, scope_of
 from crewai_prod._crewai.mcp import calling_once
+from crewai_prod._crewai.metering import outside_calls
+from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_failure
 from crewai_prod._crewai.takeover import Seamed, put, really_a, seam_of, take_over
 from crewai_prod.errors import CrewProdError, ModelError
@@ -201,7 +202,8 @@ class _ToolCall:
         """Where the tool's own code runs: no part of the model call around it."""
         token = worker_failures.set(self.workers)
         try:
-            with in_body(self.seam.run, self.live), outside_calls():
+            users = not isinstance(self.seam.original, BaseAgentTool)
+            with in_body(self.seam.run, self.live, users=users), outside_calls():
                 yield
         finally:
             worker_failures.reset(token)
