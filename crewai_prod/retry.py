@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -58,11 +58,11 @@ class Retry:
     base: float = 0.5
     cap: float = 20.0
     jitter: bool = True
-    on: tuple[type[Exception], ...] | Mapping[type[Exception], int] = PASSING
+    on: Sequence[type[Exception]] | Mapping[type[Exception], int] = PASSING
     timeout: float | None = None
     open_after: int = 20
     open_for: float = 30.0
-    fallback: tuple[Any, ...] = ()
+    fallback: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         fallback = self.fallback

@@ -169,7 +169,6 @@ class Run:
         self._unusable: set[str] = set()
         self._final: dict[str, CrewProdError] = {}
         self._overflows: Counter[str] = Counter()
-        self.overflow: CrewProdError | None = None
         self.await_reports: Callable[[], None] | None = None
         self._direct: set[str] = set()
         self._unmetered = 0
@@ -406,11 +405,10 @@ class Run:
         with self._lock:
             self._final[step_id] = error
 
-    def overflowed(self, scope: Scope, error: CrewProdError) -> int:
+    def overflowed(self, scope: Scope) -> int:
         """A conversation was found too long; how often that was so in its scope."""
         with self._lock:
             self._overflows[scope.path] += 1
-            self.overflow = error
             return self._overflows[scope.path]
 
     # -- model calls past the seams ---------------------------------------------------------------

@@ -101,6 +101,11 @@ class ModelCall:
             types=(response_model, response_format),
         )
 
+    @property
+    def shortened(self) -> bool:
+        """Whether CrewAI is to shorten the conversation if it is too long, and to ask again."""
+        return bool(getattr(self.sources["from_agent"], "respect_context_window", False))
+
     def answer(self, work: Work, *, alone: bool = False) -> Any:
         """The recorded answer, or the one that `work` gives, committed.
 

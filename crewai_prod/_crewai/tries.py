@@ -2,9 +2,10 @@
 
 Rule: the layers above see an answer or a failure that is final. One that another try cannot help
 stops the run, so that nothing CrewAI makes of it (a complaint, a text, an answer without a plan)
-passes for a result. Exceptions: a conversation that is too long is CrewAI's to shorten; what is
-asked beside the conversation (to remember something) is no part of the result; and in a body of the
-user's own, a tool's or a step's, it is the user's code that hears of it and decides.
+passes for a result. Exceptions: a conversation that is too long is CrewAI's to shorten, if the
+agent says so (if not, CrewAI would end the process); what is asked beside the conversation (to
+remember something) is no part of the result; and in a body of the user's own, a tool's or a
+step's, it is the user's code that hears of it and decides.
 """
 
 from __future__ import annotations
@@ -178,8 +179,8 @@ class Tries:
         error.run_id = self._run.run_id
         error.fields |= {"attempts": self._made, "model": str(self.model.model)}
         given = error.__cause__
-        if isinstance(error, ContextOverflow) and isinstance(given, Exception):
-            if self._run.overflowed(scope, error) <= _OVERFLOWS:
+        if isinstance(error, ContextOverflow) and self._call.shortened:
+            if self._run.overflowed(scope) <= _OVERFLOWS and isinstance(given, Exception):
                 return given
         elif lies_beside(scope.path) and isinstance(given, Exception):
             self._run.degraded = True
