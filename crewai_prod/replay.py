@@ -23,6 +23,16 @@ CACHED = "cached"
 on: when CrewAI tries a task again, it is there before the call that had failed is made again."""
 
 
+AGAIN = "again"
+"""In the facts of a failure: the call was to be made again. Who finds it so does that, whoever else
+has seen it."""
+
+
+def decided_again(error: str | None) -> bool:
+    """Whether a recorded failure is of a try that another one was to follow."""
+    return error is not None and bool(json.loads(error).get(AGAIN))
+
+
 class History:
     """The recorded steps of a run, this session's included, and which of them it has met.
 

@@ -307,6 +307,22 @@ class Run:
         with self._lock:
             return self._walk.last(scope.path)
 
+    def try_again(self, ticket: Ticket) -> None:
+        """Turn the ticket of a call whose failure was committed into its next try.
+
+        It is the same step, with the same key. The failure stays, as an earlier attempt; of a call
+        that acts the intent of the next one is committed. Mark the facts of the failure with
+        `replay.AGAIN`, so that a run that is killed meanwhile makes the call again, too.
+
+        Raises:
+            CrewProdError: The run was stopped meanwhile, or the intent could not be committed.
+        """
+        self.check()
+        with self._lock:
+            self._walk.try_again(ticket)
+        if ticket.effect == "write":
+            self._intend(ticket)
+
     # -- model calls ------------------------------------------------------------------------------
 
     def begin_model(
@@ -473,9 +489,14 @@ class Run:
         elif self.replay_only is not None:
             raise self.replay_only
         elif ticket.effect == "write":
-            intent = self._step(ticket, StepStatus.STARTED)
-            self._write(lambda: self.journal.start_step(self.lease, intent))
+            self._intend(ticket)
         return ticket
+
+    def _intend(self, ticket: Ticket) -> None:
+        """Commit that a call which acts is about to be made."""
+        intent, before = self._step(ticket, StepStatus.STARTED), ticket.before
+        self._write(lambda: self.journal.start_step(self.lease, intent, attempt=before))
+        ticket.before = None
 
     def finish_tool(self, ticket: Ticket, result: str, text: str | None) -> None:
         """Commit a tool's result (JSON of `codec`); `text` is what a message may repeat.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crewai_prod.records import AttemptRecord, StepKind, StepRecord, StepStatus
-from crewai_prod.replay import History
+from crewai_prod.replay import History, decided_again
 from crewai_prod.steps import Request, Scope, lies_in, step_id
 
 
@@ -210,6 +210,17 @@ class Walk:
         else:
             self._try_again(ticket, record)
 
+    def try_again(self, ticket: Ticket) -> None:
+        """Turn the ticket of a call that has just failed into its next try.
+
+        What its body had done through steps of its own is there: the next try begins it anew.
+        """
+        record = self.history.take(ticket.step_id)
+        assert record is not None
+        self._try_again(ticket, record)
+        ticket.started_at, ticket.clock = time.time(), time.perf_counter()
+        self.enter(ticket.inner.path, retry=True)
+
     def _settle(self, ticket: Ticket, record: StepRecord) -> None:
         """A recorded outcome is replayed; what stopped the run, or never ended, is tried anew."""
         if record.status is StepStatus.DONE or self._survived(record):
@@ -238,7 +249,7 @@ class Walk:
         A tool that failed may have acted. If the process was killed before the model was told, the
         tool is not run again: only a run that ended by this failure is resumed to try it anew.
         """
-        if record.status is not StepStatus.FAILED:
+        if record.status is not StepStatus.FAILED or decided_again(record.error):
             return False
         cut_off = record.kind is StepKind.TOOL and record.epoch not in self._failed_sessions
         return self._finished or cut_off or self.history.went_on(record)

@@ -26,6 +26,7 @@ LAYERS = [
         "waiting",
         "provider_errors",
         "retry",
+        "required",
     },
     {"journal", "logfile"},
     {"logs", "journals"},
