@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,7 +21,8 @@ from typing import Any
 
 import orjson
 
-from crewai_prod import _faults, codec
+from crewai_prod import _faults, breakers, codec, deadlines
+from crewai_prod.concealing import mask
 from crewai_prod.errors import (
     CrewProdError,
     JournalError,
@@ -31,6 +33,8 @@ from crewai_prod.errors import (
     RunPaused,
     ToolError,
     ToolOutcomeUnknown,
+    ToolRejected,
+    ToolUnavailable,
 )
 from crewai_prod.failures import describe
 from crewai_prod.heart import HEART
@@ -52,7 +56,8 @@ from crewai_prod.records import (
     Usage,
 )
 from crewai_prod.redact import redact_text
-from crewai_prod.replay import TaskPlan
+from crewai_prod.replay import AGAIN, CACHED, TaskPlan, decided_again
+from crewai_prod.required import DECIDED, REFUSED
 from crewai_prod.steps import (
     NOTHING_SAID,
     Scope,
@@ -64,7 +69,7 @@ from crewai_prod.steps import (
     task_scope,
 )
 from crewai_prod.tooling import CurrentStep, ToolOptions
-from crewai_prod.walk import Ticket, Walk
+from crewai_prod.walk import Ticket, Walk, attempt_of
 
 _SHORTEST_SHARED = 64
 """Shorter contents are cheaper to repeat than to point at."""
@@ -153,6 +158,7 @@ class Run:
         self.await_reports: Callable[[], None] | None = None
         self._direct: set[str] = set()
         self._unmetered = 0
+        self._calls: Counter[str] = Counter()
         self._warned: set[str] = set()
         self.at_end: dict[tuple[str, int], Callable[[], None]] = {}
 
@@ -177,6 +183,7 @@ class Run:
             for path in orjson.loads(error or "{}").get("unusable", ()):
                 self._walk.history.distrust(path)
         self.degraded = any(_is_failed_tool(step) for step in opened.steps)
+        self._calls = Counter(step.name for step in opened.steps if _is_call(step))
         self._messages = set(opened.messages)
         self._usage = recorded_usage(opened.steps, opened.attempts)
         self._spent = _usage_by_scope(opened.steps, opened.attempts)
@@ -233,6 +240,10 @@ class Run:
         """
         if self._stopped is not None:
             raise self._stopped
+        if deadlines.left():
+            raise RunError(
+                "This code belongs to a call that took too long and was left: it begins no step."
+            )
 
     def refused(self, error: BaseException) -> bool:
         """Whether an exception is what the stored refusal has become on its way out."""
@@ -322,6 +333,20 @@ class Run:
             self._walk.try_again(ticket)
         if ticket.effect == "write":
             self._intend(ticket)
+
+    def note_retry(self, ticket: Ticket, wait: float) -> None:
+        """Say that a call whose failure was committed is made again after `wait` seconds."""
+        with self._lock:
+            record = self._walk.history.take(ticket.step_id)
+        assert record is not None
+        scope = ticket.scope
+        self.log.retry(
+            attempt_of(record),
+            name=ticket.name,
+            wait_ms=wait * 1000,
+            task=scope.task_name,
+            agent=scope.agent,
+        )
 
     # -- model calls ------------------------------------------------------------------------------
 
@@ -474,12 +499,13 @@ class Run:
         """
         self.check()
         tree = codec.to_tree(dict(arguments))
+        shown = mask(tree, options.sensitive) if options.sensitive else tree
         said = codec.meaning(arguments)
         meant = digest(kind.value.encode(), name.encode("utf-8", "replace"), said)
         with self._lock:
             effect = options.effect or "write"
             ticket = self._walk.identify(scope, kind, name, meant, acts=effect != "read")
-            ticket.arguments, ticket.effect = orjson.dumps(tree).decode(), effect
+            ticket.arguments, ticket.effect = orjson.dumps(shown).decode(), effect
             self._walk.look_up(ticket)
         record = ticket.record
         if record is not None and record.status is StepStatus.STARTED and effect == "write":
@@ -488,9 +514,43 @@ class Run:
             self._note_replay(ticket, drifted=False)
         elif self.replay_only is not None:
             raise self.replay_only
-        elif ticket.effect == "write":
+        elif self._admit(ticket, options) and ticket.effect == "write":
             self._intend(ticket)
         return ticket
+
+    def _admit(self, ticket: Ticket, options: ToolOptions) -> bool:
+        """Whether a call may be made; one that may not is committed as refused, and told."""
+        record = ticket.record
+        if ticket.kind is not StepKind.TOOL or (record and record.effect != REFUSED):
+            return True  # not a tool's, or admitted before
+        refusal = self._refusal(ticket, options)
+        if refusal is None:
+            return True
+        ticket.effect = REFUSED
+        step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(describe(refusal)).decode())
+        self._commit(ticket, step)
+        ticket.recorded = step
+        return False
+
+    def _refusal(self, ticket: Ticket, options: ToolOptions) -> ToolError | None:
+        """Why a tool may not be called now; else the call is counted."""
+        name, most = ticket.name, options.max_calls
+        with self._lock:
+            if most is not None and self._calls[name] >= most:
+                return ToolRejected(
+                    f"{name} may be called {most} times in this run, and has been. "
+                    "Go on without it."
+                )
+            self._calls[name] += 1
+        seconds = None if ticket.effect == "nested" else breakers.breaker_of(name).refuses()
+        if seconds is None:
+            return None
+        with self._lock:
+            self._calls[name] -= 1
+        return ToolUnavailable(
+            f"{name} has failed again and again and is not called for another {seconds:.0f} "
+            "seconds. Nothing was done."
+        )
 
     def _intend(self, ticket: Ticket) -> None:
         """Commit that a call which acts is about to be made."""
@@ -514,13 +574,16 @@ class Run:
     def fail_tool(self, ticket: Ticket, facts: Mapping[str, Any]) -> None:
         """Commit that a tool failed; the model is told, the run goes on, degraded.
 
+        Of a failure with `replay.AGAIN` in its facts nobody is told: `try_again` follows.
+
         Raises:
             CrewProdError: The run was stopped meanwhile, or the failure could not be committed.
         """
         self._gather(ticket.inner.path)
         if ticket.effect == "nested":
             self.check()
-        self.degraded |= ticket.kind is StepKind.TOOL
+        if not facts.get(AGAIN):
+            self.degraded |= ticket.kind is StepKind.TOOL
         error = self._with_unusable(orjson.dumps(facts).decode(), ticket.inner.path)
         self._commit(ticket, self._step(ticket, StepStatus.FAILED, error=error))
 
@@ -734,7 +797,8 @@ class Run:
         if outcome.kind == "unknown":
             raise self.leave_unknown(ticket, "the process ended before it reported back")
         if outcome.kind == "failed":
-            facts = describe(ToolError("The call failed; its effect did not happen."))
+            failure = ToolError("The call failed; its effect did not happen.")
+            facts = {**describe(failure), DECIDED: True}
             step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode())
         else:
             step = self._step(ticket, StepStatus.DONE, result=codec.encode(outcome.result))
@@ -826,7 +890,13 @@ def _usage_by_scope(
 
 
 def _is_failed_tool(step: StepRecord) -> bool:
-    return step.kind is StepKind.TOOL and step.status is StepStatus.FAILED
+    failed = step.status is StepStatus.FAILED and not decided_again(step.error)
+    return step.kind is StepKind.TOOL and step.effect != REFUSED and failed
+
+
+def _is_call(step: StepRecord) -> bool:
+    """Whether a tool was called, and not only asked for."""
+    return step.kind is StepKind.TOOL and step.effect not in (REFUSED, CACHED)
 
 
 def status_of(error: BaseException) -> RunStatus:

@@ -79,6 +79,20 @@ class Ticket:
         )
 
 
+def attempt_of(record: StepRecord) -> AttemptRecord:
+    """A try that another one follows, as it is kept."""
+    return AttemptRecord(
+        step_id=record.step_id,
+        attempt=record.attempts,
+        status=record.status,
+        error=record.error,
+        usage=record.usage,
+        started_at=record.started_at,
+        duration_ms=record.duration_ms,
+        epoch=record.epoch,
+    )
+
+
 class Walk:
     """The recorded steps of a run and how often each request has been met in this session.
 
@@ -232,16 +246,7 @@ class Walk:
         ticket.step_id, ticket.seq = record.step_id, record.seq
         ticket.digest, ticket.occurrence = record.digest, record.occurrence
         ticket.attempt = record.attempts + 1
-        ticket.before = AttemptRecord(
-            step_id=record.step_id,
-            attempt=record.attempts,
-            status=record.status,
-            error=record.error,
-            usage=record.usage,
-            started_at=record.started_at,
-            duration_ms=record.duration_ms,
-            epoch=record.epoch,
-        )
+        ticket.before = attempt_of(record)
 
     def _survived(self, record: StepRecord) -> bool:
         """Whether a failure is one that the crew saw and went on from, or would have.

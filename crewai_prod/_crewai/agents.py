@@ -23,7 +23,8 @@ from crewai_prod._crewai.llm import scope_of
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import Seamed, original_of, put, put_private, seam_of, take_over
-from crewai_prod._crewai.tools import ToolBench, worker_failures
+from crewai_prod._crewai.tool_call import worker_failures
+from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.run import Run, current_scope
 from crewai_prod.steps import Scope, path_part
 
