@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -32,11 +32,12 @@ from crewai_prod.errors import (
     RunInterrupted,
     RunPaused,
     ToolError,
+    ToolFailed,
     ToolOutcomeUnknown,
     ToolRejected,
     ToolUnavailable,
 )
-from crewai_prod.failures import describe
+from crewai_prod.failures import describe, revive
 from crewai_prod.heart import HEART
 from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
@@ -57,7 +58,7 @@ from crewai_prod.records import (
 )
 from crewai_prod.redact import redact_text
 from crewai_prod.replay import AGAIN, CACHED, TaskPlan, decided_again
-from crewai_prod.required import DECIDED, REFUSED
+from crewai_prod.required import DECIDED, REFUSED, reports_failure, unmet
 from crewai_prod.steps import (
     NOTHING_SAID,
     Scope,
@@ -155,6 +156,7 @@ class Run:
         self._usage = Usage()
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
+        self._redo: set[str] = set()
         self.await_reports: Callable[[], None] | None = None
         self._direct: set[str] = set()
         self._unmetered = 0
@@ -180,8 +182,11 @@ class Run:
             if task.error is not None and orjson.loads(task.error).get("of_last_answer"):
                 self._walk.history.distrust(self.scope_of_task(task.position).path)
         for error in (opened.run.error, *(step.error for step in opened.steps)):
-            for path in orjson.loads(error or "{}").get("unusable", ()):
+            facts = orjson.loads(error or "{}")
+            for path in facts.get("unusable", ()):
                 self._walk.history.distrust(path)
+            for step_id in facts.get("redo", ()):
+                self._walk.history.redo(step_id)
         self.degraded = any(_is_failed_tool(step) for step in opened.steps)
         self._calls = Counter(step.name for step in opened.steps if _is_call(step))
         self._messages = set(opened.messages)
@@ -297,11 +302,13 @@ class Run:
         with self._lock:
             self._unusable.add(scope.path)
 
-    def _with_unusable(self, error: str, within: str | None = None) -> str:
-        """The facts of a failure with the scopes whose last answer was no use."""
+    def _with_anew(self, error: str, within: str | None = None) -> str:
+        """The facts of a failure with what is to be tried anew after it."""
         with self._lock:
             found = sorted(p for p in self._unusable if within is None or lies_in(p, within))
-        return orjson.dumps({**orjson.loads(error), "unusable": found}).decode() if found else error
+            redo = sorted(self._redo) if within is None else []
+        more = {name: what for name, what in (("unusable", found), ("redo", redo)) if what}
+        return orjson.dumps({**orjson.loads(error), **more}).decode() if more else error
 
     def recorded(self, scope: Scope) -> list[StepRecord]:
         """What is recorded of the steps in a scope and all within it."""
@@ -568,6 +575,7 @@ class Run:
         self._gather(ticket.inner.path)
         if ticket.effect == "nested":
             self.check()
+        self.degraded |= ticket.kind is StepKind.TOOL and reports_failure(result)
         self._commit(ticket, self._step(ticket, StepStatus.DONE, result=result))
         self._share(text, ticket.step_id)
 
@@ -584,7 +592,7 @@ class Run:
             self.check()
         if not facts.get(AGAIN):
             self.degraded |= ticket.kind is StepKind.TOOL
-        error = self._with_unusable(orjson.dumps(facts).decode(), ticket.inner.path)
+        error = self._with_anew(orjson.dumps(facts).decode(), ticket.inner.path)
         self._commit(ticket, self._step(ticket, StepStatus.FAILED, error=error))
 
     def withdraw(self, ticket: Ticket) -> None:
@@ -603,6 +611,49 @@ class Run:
         """The id of a step whose result is word for word this text, if it is a long one."""
         with self._lock:
             return None if text is None else self._contents.get(text)
+
+    def demand(
+        self,
+        scope: Scope,
+        agent: str | None,
+        declared: Mapping[str, ToolOptions],
+        available: Collection[str],
+    ) -> None:
+        """Refuse to finish a task in which a tool that had to succeed did not.
+
+        The run can be resumed: it goes on at the call that failed, or asks for the answer anew if
+        there was none.
+
+        Args:
+            scope: Of the task.
+            agent: Role of its agent.
+            declared: What is declared about the tools that were used in it, by name.
+            available: The names of those that the task was given.
+
+        Raises:
+            ToolFailed: A tool is missing; the run is stopped.
+        """
+        missing = unmet(self.recorded(scope), declared, available)
+        if not missing:
+            return
+        tool, step = missing[0].tool, missing[0].step
+        with self._lock:
+            if step is None:
+                self._unusable.add((scope.of_agent(agent) if agent else scope).path)
+            self._redo |= {one.step.step_id for one in missing if one.step is not None}
+        cause = _cause(step)
+        why = "was never called" if step is None else "reported a failure"
+        if cause is not None:
+            why = f"raised {type(cause).__name__}: {codec.text_of(cause)}"
+        failure = ToolFailed(
+            f"Tool {tool!r} had to succeed in this task, and {why}.",
+            task=scope.task_name,
+            agent=(step.agent if step else None) or agent,
+            step_id=step.step_id if step else None,
+            tools=[one.tool for one in missing],
+        )
+        failure.__cause__ = cause
+        raise self.stop(failure)
 
     def leave_unknown(self, ticket: Ticket, why: str) -> ToolOutcomeUnknown:
         """Pause the run on a call of which nobody can say whether it acted.
@@ -762,7 +813,7 @@ class Run:
             give_back()
         HEART.leave(self.lease)
         reason = self._reason() if status is not RunStatus.FAILED else None
-        error = error and self._with_unusable(error)
+        error = error and self._with_anew(error)
         try:
             self.journal.finish_run(self.lease, status, reason=reason, result=result, error=error)
         except JournalError as failure:  # itself: what stopped the run before may be no such error
@@ -890,8 +941,15 @@ def _usage_by_scope(
 
 
 def _is_failed_tool(step: StepRecord) -> bool:
-    failed = step.status is StepStatus.FAILED and not decided_again(step.error)
+    raised = step.status is StepStatus.FAILED and not decided_again(step.error)
+    failed = raised or reports_failure(step.result)
     return step.kind is StepKind.TOOL and step.effect != REFUSED and failed
+
+
+def _cause(step: StepRecord | None) -> Exception | None:
+    """What a recorded call raised."""
+    facts = orjson.loads(step.error) if step is not None and step.error is not None else {}
+    return revive(facts) if facts else None
 
 
 def _is_call(step: StepRecord) -> bool:

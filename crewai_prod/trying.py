@@ -23,7 +23,6 @@ from crewai_prod.errors import (
     CrewProdError,
     ToolCrashed,
     ToolInputInvalid,
-    ToolOutputInvalid,
     ToolRejected,
     ToolTimeout,
     ToolUnavailable,
@@ -163,8 +162,6 @@ class Trying:
         """What is known of the effect: `not_done` if it may be tried again, `failed` if not."""
         if not self.acts or isinstance(failure, _NOTHING_DONE) or self._declared_safe(failure):
             return Outcome.not_done()
-        if isinstance(failure, ToolOutputInvalid):  # it is done, and what came of it is no use
-            return Outcome.failed()
         found = self._reconciled()
         if found.kind != "unknown":
             return found

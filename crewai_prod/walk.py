@@ -237,7 +237,8 @@ class Walk:
 
     def _settle(self, ticket: Ticket, record: StepRecord) -> None:
         """A recorded outcome is replayed; what stopped the run, or never ended, is tried anew."""
-        if record.status is StepStatus.DONE or self._survived(record):
+        stands = record.status is StepStatus.DONE or self._survived(record)
+        if stands and not self.history.to_redo(record.step_id):
             ticket.recorded = record
         else:
             self._try_again(ticket, record)

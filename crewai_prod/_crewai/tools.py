@@ -94,6 +94,15 @@ class ToolBench:
         """The tools of an agent or task, each behind its seam. Other objects stay as they are."""
         return None if tools is None else [self._one(tool) for tool in tools]
 
+    @property
+    def declared(self) -> dict[str, ToolOptions]:
+        """What is declared about the tools taken so far, by name."""
+        return {tool.name: seam_of(taken).options for tool, taken in list(self._taken.values())}
+
+    def names(self, tools: Sequence[Any] | None) -> set[str]:
+        """The names under which the calls of these tools are recorded."""
+        return {tool.name for tool in tools or () if really_a(BaseTool, tool)}
+
     def _one(self, tool: Any) -> Any:
         if not really_a(BaseTool, tool) or isinstance(tool, DurableTool):
             return tool
