@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from crewai_prod.deadlines import left
 from crewai_prod.errors import CrewProdError, JournalError, ReplayOnly
 from crewai_prod.failures import describe
 from crewai_prod.options import Options
@@ -152,12 +153,13 @@ def place_around() -> tuple[Run, Scope] | None:
     """The run this code is executed in and where in it: a kickoff here belongs to it.
 
     A context may outlive its run, in a thread or asyncio task that a tool left behind. If the run
-    is done that is nothing of its business; one that was stopped refuses whatever still goes on.
+    is done that is nothing of its business; one that was stopped refuses whatever still goes on,
+    and so does any run what goes on in a call that was left at its deadline.
     """
     current = current_scope.get()
-    if current is None or (current[0].ended and current[0].stopped is None):
-        return None
-    return current
+    if current is None or left():
+        return current
+    return None if current[0].ended and current[0].stopped is None else current
 
 
 def with_cause(seen: BaseException, error: BaseException) -> BaseException:

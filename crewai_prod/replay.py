@@ -23,6 +23,16 @@ CACHED = "cached"
 on: when CrewAI tries a task again, it is there before the call that had failed is made again."""
 
 
+AGAIN = "again"
+"""In the facts of a failure: the call was to be made again. Who finds it so does that, whoever else
+has seen it."""
+
+
+def decided_again(error: str | None) -> bool:
+    """Whether a recorded failure is of a try that another one was to follow."""
+    return error is not None and bool(json.loads(error).get(AGAIN))
+
+
 class History:
     """The recorded steps of a run, this session's included, and which of them it has met.
 
@@ -34,11 +44,13 @@ class History:
         self._models: dict[str, list[str]] = defaultdict(list)
         self._last_seq: dict[str, int] = {}
         self._met: set[str] = set()
+        self._anew: set[str] = set()
         for step in sorted(steps, key=lambda s: s.seq):
             self._put(step)
 
     def add(self, step: StepRecord) -> None:
         """Take up a step of this session; it counts as met."""
+        self._anew.discard(step.step_id)
         self._put(step)
         self._met.add(step.step_id)
 
@@ -66,14 +78,39 @@ class History:
     def follow(self, scope: str, params: str) -> StepRecord | None:
         """The next model call of this scope that was recorded and not met, if it asked alike.
 
-        Alike means the same model, tools and sampling: only the words of the prompt may drift.
+        Alike means the same model, tools and sampling: only the words of the prompt may drift. What
+        was answered before a tool of this scope was called anew is no answer to what it gave now.
         """
         waiting = (self._steps[one] for one in self._models.get(scope, ()) if one not in self._met)
-        step = next(waiting, None)
+        step = next((one for one in waiting if not self._is_stale(one)), None)
         if step is None or step.params != params:
             return None
         self._met.add(step.step_id)
         return step
+
+    def _is_stale(self, answer: StepRecord) -> bool:
+        """Whether a tool that was called before this answer has been called anew after it."""
+        return any(
+            step.seq < answer.seq and step.epoch > answer.epoch
+            for step in self._steps.values()
+            if step.scope == answer.scope and step.kind is StepKind.TOOL
+        )
+
+    def redo(self, step_id: str) -> None:
+        """Have a step tried anew, whatever came of it, and the steps in whose bodies it was made.
+
+        A body that acts by itself is not run again: what it made is then out of reach.
+        """
+        step = self._steps.get(step_id)
+        if step is None:
+            return
+        around = [one for one in self._steps.values() if lies_in(step.scope, _body(one))]
+        if all(one.effect == "nested" for one in around):
+            self._anew |= {step_id, *(one.step_id for one in around)}
+
+    def to_redo(self, step_id: str) -> bool:
+        """Whether exactly this step is to be tried anew."""
+        return step_id in self._anew
 
     def rewind(self, scope: str) -> None:
         """Begin a scope and all within it again: nothing there has been met."""
@@ -92,6 +129,7 @@ class History:
         last = self.last_within(scope)
         if last is not None and last.kind is StepKind.MODEL:
             self._steps[last.step_id] = replace(last, status=StepStatus.FAILED)
+            self._anew.add(last.step_id)
 
     def forget(self, scope: str) -> None:
         """Let go of a scope that is finished and will not be entered again."""
@@ -107,7 +145,7 @@ class History:
         What happened in the step's own body happened before it failed; what is done beside a
         conversation may come before its next step as well as after it.
         """
-        body = Scope(path=step.scope).inside(step.name, step.step_id).path
+        body = _body(step)
 
         def tells(scope: str) -> bool:
             if works_on(scope, step.scope):
@@ -125,6 +163,11 @@ class History:
         self._steps[step.step_id] = step
         if step.effect != CACHED:
             self._last_seq[step.scope] = max(step.seq, self._last_seq.get(step.scope, 0))
+
+
+def _body(step: StepRecord) -> str:
+    """The scope of what happened in a step's own body."""
+    return Scope(path=step.scope).inside(step.name, step.step_id).path
 
 
 class Verdict(Enum):

@@ -18,12 +18,20 @@ from crewai_prod.errors import (
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
+    ToolTimeout,
     ToolUnavailable,
     UsageError,
 )
 from crewai_prod.waiting import backoff, skipped
 
-PASSING: Final = (RateLimited, ModelTimeout, ModelUnavailable, EmptyResponse, ToolUnavailable)
+PASSING: Final = (
+    RateLimited,
+    ModelTimeout,
+    ModelUnavailable,
+    EmptyResponse,
+    ToolTimeout,
+    ToolUnavailable,
+)
 """The failures that pass by themselves."""
 
 

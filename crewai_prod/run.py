@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -21,7 +21,8 @@ from typing import Any
 
 import orjson
 
-from crewai_prod import _faults, codec
+from crewai_prod import _faults, breakers, codec, deadlines
+from crewai_prod.concealing import mask
 from crewai_prod.errors import (
     CrewProdError,
     JournalError,
@@ -31,9 +32,12 @@ from crewai_prod.errors import (
     RunInterrupted,
     RunPaused,
     ToolError,
+    ToolFailed,
     ToolOutcomeUnknown,
+    ToolRejected,
+    ToolUnavailable,
 )
-from crewai_prod.failures import describe
+from crewai_prod.failures import describe, revive
 from crewai_prod.heart import HEART
 from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
@@ -53,8 +57,9 @@ from crewai_prod.records import (
     Usage,
 )
 from crewai_prod.redact import redact_text
-from crewai_prod.replay import TaskPlan
-from crewai_prod.retry import Retry
+from crewai_prod.replay import AGAIN, CACHED, TaskPlan, decided_again
+from crewai_prod.required import DECIDED, REFUSED, reports_failure, unmet
+from crewai_prod.retry import NO_RETRY, Retry
 from crewai_prod.steps import (
     NOTHING_SAID,
     Scope,
@@ -66,7 +71,7 @@ from crewai_prod.steps import (
     task_scope,
 )
 from crewai_prod.tooling import CurrentStep, ToolOptions
-from crewai_prod.walk import Ticket, Walk
+from crewai_prod.walk import Ticket, Walk, attempt_of
 
 _SHORTEST_SHARED = 64
 """Shorter contents are cheaper to repeat than to point at."""
@@ -169,9 +174,11 @@ class Run:
         self._unusable: set[str] = set()
         self._final: dict[str, CrewProdError] = {}
         self._overflows: Counter[str] = Counter()
+        self._redo: set[str] = set()
         self.await_reports: Callable[[], None] | None = None
         self._direct: set[str] = set()
         self._unmetered = 0
+        self._calls: Counter[str] = Counter()
         self._warned: set[str] = set()
         self.at_end: dict[tuple[str, int], Callable[[], None]] = {}
 
@@ -193,9 +200,13 @@ class Run:
             if task.error is not None and orjson.loads(task.error).get("of_last_answer"):
                 self._walk.history.distrust(self.scope_of_task(task.position).path)
         for error in (opened.run.error, *(step.error for step in opened.steps)):
-            for path in orjson.loads(error or "{}").get("unusable", ()):
+            facts = orjson.loads(error or "{}")
+            for path in facts.get("unusable", ()):
                 self._walk.history.distrust(path)
+            for step_id in facts.get("redo", ()):
+                self._walk.history.redo(step_id)
         self.degraded = any(_is_failed_tool(step) for step in opened.steps)
+        self._calls = Counter(step.name for step in opened.steps if _is_call(step))
         self._messages = set(opened.messages)
         self._usage = recorded_usage(opened.steps, opened.attempts)
         self._spent = _usage_by_scope(opened.steps, opened.attempts)
@@ -252,6 +263,10 @@ class Run:
         """
         if self._stopped is not None:
             raise self._stopped
+        if deadlines.left():
+            raise RunError(
+                "This code belongs to a call that took too long and was left: it begins no step."
+            )
 
     def refused(self, error: BaseException) -> bool:
         """Whether an exception is what the stored refusal has become on its way out."""
@@ -305,11 +320,13 @@ class Run:
         with self._lock:
             self._unusable.add(scope.path)
 
-    def _with_unusable(self, error: str, within: str | None = None) -> str:
-        """The facts of a failure with the scopes whose last answer was no use."""
+    def _with_anew(self, error: str, within: str | None = None) -> str:
+        """The facts of a failure with what is to be tried anew after it."""
         with self._lock:
             found = sorted(p for p in self._unusable if within is None or lies_in(p, within))
-        return orjson.dumps({**orjson.loads(error), "unusable": found}).decode() if found else error
+            redo = sorted(self._redo) if within is None else []
+        more = {name: what for name, what in (("unusable", found), ("redo", redo)) if what}
+        return orjson.dumps({**orjson.loads(error), **more}).decode() if more else error
 
     def recorded(self, scope: Scope) -> list[StepRecord]:
         """What is recorded of the steps in a scope and all within it."""
@@ -325,6 +342,36 @@ class Run:
         """The model or tool call that was begun last in a scope, by this session."""
         with self._lock:
             return self._walk.last(scope.path)
+
+    def try_again(self, ticket: Ticket) -> None:
+        """Turn the ticket of a call whose failure was committed into its next try.
+
+        It is the same step, with the same key. The failure stays, as an earlier attempt; of a call
+        that acts the intent of the next one is committed. Mark the facts of the failure with
+        `replay.AGAIN`, so that a run that is killed meanwhile makes the call again, too.
+
+        Raises:
+            CrewProdError: The run was stopped meanwhile, or the intent could not be committed.
+        """
+        self.check()
+        with self._lock:
+            self._walk.try_again(ticket)
+        if ticket.effect == "write":
+            self._intend(ticket)
+
+    def note_retry(self, ticket: Ticket, wait: float) -> None:
+        """Say that a call whose failure was committed is made again after `wait` seconds."""
+        with self._lock:
+            record = self._walk.history.take(ticket.step_id)
+        assert record is not None
+        scope = ticket.scope
+        self.log.retry(
+            attempt_of(record),
+            name=ticket.name,
+            wait_ms=wait * 1000,
+            task=scope.task_name,
+            agent=scope.agent,
+        )
 
     # -- model calls ------------------------------------------------------------------------------
 
@@ -395,11 +442,6 @@ class Run:
         )
         self._commit(ticket, step, ticket.request.messages)
 
-    def try_again(self, ticket: Ticket) -> None:
-        """Make a ticket that of the next try of its step; the one that failed is recorded."""
-        with self._lock:
-            self._walk.try_again(ticket)
-
     def failed_for_good(self, step_id: str, error: CrewProdError) -> None:
         """The same request is not made again in this session, whoever repeats it."""
         with self._lock:
@@ -410,6 +452,11 @@ class Run:
         with self._lock:
             self._overflows[scope.path] += 1
             return self._overflows[scope.path]
+
+    def has_overflowed(self, scope: Scope) -> bool:
+        """Whether the conversation of this scope was found too long in this session."""
+        with self._lock:
+            return self._overflows[scope.path] > 0
 
     # -- model calls past the seams ---------------------------------------------------------------
 
@@ -495,12 +542,13 @@ class Run:
         """
         self.check()
         tree = codec.to_tree(dict(arguments))
+        shown = mask(tree, options.sensitive) if options.sensitive else tree
         said = codec.meaning(arguments)
         meant = digest(kind.value.encode(), name.encode("utf-8", "replace"), said)
         with self._lock:
             effect = options.effect or "write"
             ticket = self._walk.identify(scope, kind, name, meant, acts=effect != "read")
-            ticket.arguments, ticket.effect = orjson.dumps(tree).decode(), effect
+            ticket.arguments, ticket.effect = orjson.dumps(shown).decode(), effect
             self._walk.look_up(ticket)
         record = ticket.record
         if record is not None and record.status is StepStatus.STARTED and effect == "write":
@@ -509,10 +557,50 @@ class Run:
             self._note_replay(ticket, drifted=False)
         elif self.replay_only is not None:
             raise self.replay_only
-        elif ticket.effect == "write":
-            intent = self._step(ticket, StepStatus.STARTED)
-            self._write(lambda: self.journal.start_step(self.lease, intent))
+        elif self._admit(ticket, options) and ticket.effect == "write":
+            self._intend(ticket)
         return ticket
+
+    def _admit(self, ticket: Ticket, options: ToolOptions) -> bool:
+        """Whether a call may be made; one that may not is committed as refused, and told."""
+        record = ticket.record
+        if ticket.kind is not StepKind.TOOL or (record and record.effect != REFUSED):
+            return True  # not a tool's, or admitted before
+        refusal = self._refusal(ticket, options)
+        if refusal is None:
+            return True
+        ticket.effect = REFUSED
+        step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(describe(refusal)).decode())
+        self._commit(ticket, step)
+        ticket.recorded = step
+        return False
+
+    def _refusal(self, ticket: Ticket, options: ToolOptions) -> ToolError | None:
+        """Why a tool may not be called now; else the call is counted."""
+        name, most = ticket.name, options.max_calls
+        with self._lock:
+            if most is not None and self._calls[name] >= most:
+                return ToolRejected(
+                    f"{name} may be called {most} times in this run, and has been. "
+                    "Go on without it."
+                )
+            self._calls[name] += 1
+        open_for = (options.retry or NO_RETRY).open_for
+        seconds = None if ticket.effect == "nested" else breakers.of_tool(name).refuses(open_for)
+        if seconds is None:
+            return None
+        with self._lock:
+            self._calls[name] -= 1
+        return ToolUnavailable(
+            f"{name} has failed again and again and is not called for another {seconds:.0f} "
+            "seconds. Nothing was done."
+        )
+
+    def _intend(self, ticket: Ticket) -> None:
+        """Commit that a call which acts is about to be made."""
+        intent, before = self._step(ticket, StepStatus.STARTED), ticket.before
+        self._write(lambda: self.journal.start_step(self.lease, intent, attempt=before))
+        ticket.before = None
 
     def finish_tool(self, ticket: Ticket, result: str, text: str | None) -> None:
         """Commit a tool's result (JSON of `codec`); `text` is what a message may repeat.
@@ -524,11 +612,14 @@ class Run:
         self._gather(ticket.inner.path)
         if ticket.effect == "nested":
             self.check()
+        self.degraded |= ticket.kind is StepKind.TOOL and reports_failure(result)
         self._commit(ticket, self._step(ticket, StepStatus.DONE, result=result))
         self._share(text, ticket.step_id)
 
     def fail_tool(self, ticket: Ticket, facts: Mapping[str, Any]) -> None:
         """Commit that a tool failed; the model is told, the run goes on, degraded.
+
+        Of a failure with `replay.AGAIN` in its facts nobody is told: `try_again` follows.
 
         Raises:
             CrewProdError: The run was stopped meanwhile, or the failure could not be committed.
@@ -536,8 +627,9 @@ class Run:
         self._gather(ticket.inner.path)
         if ticket.effect == "nested":
             self.check()
-        self.degraded |= ticket.kind is StepKind.TOOL
-        error = self._with_unusable(orjson.dumps(facts).decode(), ticket.inner.path)
+        if not facts.get(AGAIN):
+            self.degraded |= ticket.kind is StepKind.TOOL
+        error = self._with_anew(orjson.dumps(facts).decode(), ticket.inner.path)
         self._commit(ticket, self._step(ticket, StepStatus.FAILED, error=error))
 
     def withdraw(self, ticket: Ticket) -> None:
@@ -556,6 +648,49 @@ class Run:
         """The id of a step whose result is word for word this text, if it is a long one."""
         with self._lock:
             return None if text is None else self._contents.get(text)
+
+    def demand(
+        self,
+        scope: Scope,
+        agent: str | None,
+        declared: Mapping[str, ToolOptions],
+        available: Collection[str],
+    ) -> None:
+        """Refuse to finish a task in which a tool that had to succeed did not.
+
+        The run can be resumed: it goes on at the call that failed, or asks for the answer anew if
+        there was none.
+
+        Args:
+            scope: Of the task.
+            agent: Role of its agent.
+            declared: What is declared about the tools that were used in it, by name.
+            available: The names of those that the task was given.
+
+        Raises:
+            ToolFailed: A tool is missing; the run is stopped.
+        """
+        missing = unmet(self.recorded(scope), declared, available)
+        if not missing:
+            return
+        tool, step = missing[0].tool, missing[0].step
+        with self._lock:
+            if step is None:
+                self._unusable.add((scope.of_agent(agent) if agent else scope).path)
+            self._redo |= {one.step.step_id for one in missing if one.step is not None}
+        cause = _cause(step)
+        why = "was never called" if step is None else "reported a failure"
+        if cause is not None:
+            why = f"raised {type(cause).__name__}: {codec.text_of(cause)}"
+        failure = ToolFailed(
+            f"Tool {tool!r} had to succeed in this task, and {why}.",
+            task=scope.task_name,
+            agent=(step.agent if step else None) or agent,
+            step_id=step.step_id if step else None,
+            tools=[one.tool for one in missing],
+        )
+        failure.__cause__ = cause
+        raise self.stop(failure)
 
     def leave_unknown(self, ticket: Ticket, why: str) -> ToolOutcomeUnknown:
         """Pause the run on a call of which nobody can say whether it acted.
@@ -715,7 +850,7 @@ class Run:
             give_back()
         HEART.leave(self.lease)
         reason = self._reason() if status is not RunStatus.FAILED else None
-        error = error and self._with_unusable(error)
+        error = error and self._with_anew(error)
         try:
             self.journal.finish_run(self.lease, status, reason=reason, result=result, error=error)
         except JournalError as failure:  # itself: what stopped the run before may be no such error
@@ -750,7 +885,8 @@ class Run:
         if outcome.kind == "unknown":
             raise self.leave_unknown(ticket, "the process ended before it reported back")
         if outcome.kind == "failed":
-            facts = describe(ToolError("The call failed; its effect did not happen."))
+            failure = ToolError("The call failed; its effect did not happen.")
+            facts = {**describe(failure), DECIDED: True}
             step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode())
         else:
             step = self._step(ticket, StepStatus.DONE, result=codec.encode(outcome.result))
@@ -842,7 +978,20 @@ def _usage_by_scope(
 
 
 def _is_failed_tool(step: StepRecord) -> bool:
-    return step.kind is StepKind.TOOL and step.status is StepStatus.FAILED
+    raised = step.status is StepStatus.FAILED and not decided_again(step.error)
+    failed = raised or reports_failure(step.result)
+    return step.kind is StepKind.TOOL and step.effect != REFUSED and failed
+
+
+def _cause(step: StepRecord | None) -> Exception | None:
+    """What a recorded call raised."""
+    facts = orjson.loads(step.error) if step is not None and step.error is not None else {}
+    return revive(facts) if facts else None
+
+
+def _is_call(step: StepRecord) -> bool:
+    """Whether a tool was called, and not only asked for."""
+    return step.kind is StepKind.TOOL and step.effect not in (REFUSED, CACHED)
 
 
 def status_of(error: BaseException) -> RunStatus:

@@ -99,12 +99,67 @@ class ToolOptions:
             raise UsageError(
                 f"Tool {name!r} has unknown options {wrong}; there are {sorted(allowed)}."
             )
-        effect = declared.get("effect")
-        if effect not in (None, "read", "write", "nested"):
-            raise UsageError(
-                f"Tool {name!r} has effect {effect!r}; it must be 'read', 'write' or 'nested'."
-            )
-        return cls(**declared)
+        for option, value in declared.items():
+            holds, expected = _EXPECTED.get(option, (_anything, ""))
+            if not holds(value):
+                raise UsageError(f"Tool {name!r} has {option}={value!r}; {expected}.")
+        return cls(**{**declared, "sensitive": _names(declared.get("sensitive"))})
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not _is_flag(value) and value >= 1)
+
+
+def _is_time(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not _is_flag(value)
+    return value is None or (number and 0 < value < float("inf"))
+
+
+def _is_names(value: Any) -> bool:
+    several = isinstance(value, (list, tuple, set, frozenset))
+    return value is None or isinstance(value, str) or (several and all(map(_is_name, value)))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _names(value: Any) -> frozenset[str]:
+    return frozenset((value,) if isinstance(value, str) else value or ())
+
+
+_FLAG = (_is_flag, "it is True or False")
+_COUNT = (_is_count, "it is a whole number, 1 or more, or None for no limit")
+_EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "effect": (
+        lambda value: value in (None, "read", "write", "nested"),
+        "it must be 'read', 'write' or 'nested'",
+    ),
+    "idempotent": _FLAG,
+    "required": _FLAG,
+    "strict": _FLAG,
+    "reconcile": (
+        lambda value: value is None or callable(value),
+        "it is a function of (arguments, idempotency_key) that returns an Outcome",
+    ),
+    "timeout": (_is_time, "it is a number of seconds above 0, or None for no limit"),
+    "retry": (
+        lambda value: value is None or isinstance(value, Retry),
+        "it is a Retry, for example Retry(attempts=3), or None",
+    ),
+    "max_calls": _COUNT,
+    "max_output": _COUNT,
+    "sensitive": (_is_names, "it is the name of an argument, or a list of names"),
+}
+"""What each option has to be, and how that is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

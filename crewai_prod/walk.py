@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crewai_prod.records import AttemptRecord, StepKind, StepRecord, StepStatus
-from crewai_prod.replay import History
+from crewai_prod.replay import History, decided_again
 from crewai_prod.steps import Request, Scope, lies_in, step_id
 
 
@@ -77,6 +77,20 @@ class Ticket:
             epoch=epoch,
             **outcome,
         )
+
+
+def attempt_of(record: StepRecord) -> AttemptRecord:
+    """A try that another one follows, as it is kept."""
+    return AttemptRecord(
+        step_id=record.step_id,
+        attempt=record.attempts,
+        status=record.status,
+        error=record.error,
+        usage=record.usage,
+        started_at=record.started_at,
+        duration_ms=record.duration_ms,
+        epoch=record.epoch,
+    )
 
 
 class Walk:
@@ -211,15 +225,20 @@ class Walk:
             self._try_again(ticket, record)
 
     def try_again(self, ticket: Ticket) -> None:
-        """Make a ticket whose try has failed, and is recorded, that of the next try."""
+        """Turn the ticket of a call that has just failed into its next try.
+
+        What its body had done through steps of its own is there: the next try begins it anew.
+        """
         record = self.history.take(ticket.step_id)
-        if record is not None:
-            self._try_again(ticket, record)
+        assert record is not None
+        self._try_again(ticket, record)
         ticket.started_at, ticket.clock = time.time(), time.perf_counter()
+        self.enter(ticket.inner.path, retry=True)
 
     def _settle(self, ticket: Ticket, record: StepRecord) -> None:
         """A recorded outcome is replayed; what stopped the run, or never ended, is tried anew."""
-        if record.status is StepStatus.DONE or self._survived(record):
+        stands = record.status is StepStatus.DONE or self._survived(record)
+        if stands and not self.history.to_redo(record.step_id):
             ticket.recorded = record
         else:
             self._try_again(ticket, record)
@@ -228,16 +247,7 @@ class Walk:
         ticket.step_id, ticket.seq = record.step_id, record.seq
         ticket.digest, ticket.occurrence = record.digest, record.occurrence
         ticket.attempt = record.attempts + 1
-        ticket.before = AttemptRecord(
-            step_id=record.step_id,
-            attempt=record.attempts,
-            status=record.status,
-            error=record.error,
-            usage=record.usage,
-            started_at=record.started_at,
-            duration_ms=record.duration_ms,
-            epoch=record.epoch,
-        )
+        ticket.before = attempt_of(record)
 
     def _survived(self, record: StepRecord) -> bool:
         """Whether a failure is one that the crew saw and went on from, or would have.
@@ -245,7 +255,7 @@ class Walk:
         A tool that failed may have acted. If the process was killed before the model was told, the
         tool is not run again: only a run that ended by this failure is resumed to try it anew.
         """
-        if record.status is not StepStatus.FAILED:
+        if record.status is not StepStatus.FAILED or decided_again(record.error):
             return False
         cut_off = record.kind is StepKind.TOOL and record.epoch not in self._failed_sessions
         return self._finished or cut_off or self.history.went_on(record)

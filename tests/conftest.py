@@ -60,6 +60,14 @@ def _no_events_left() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _no_breaker_open() -> None:
+    """The tools of the tests have the same few names, and fail on purpose."""
+    from crewai_prod import breakers
+
+    breakers.forget()
+
+
+@pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test works in a folder of its own: the default journal lies below it."""
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from crewai_prod._crewai.outputs import dump_model
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, seam_of, take_over
+from crewai_prod.errors import ToolFailed
 from crewai_prod.kickoff import Kickoff, place_around, whatever_happens, with_cause
 from crewai_prod.options import Options
 from crewai_prod.outcomes import UnknownPolicy
@@ -233,6 +235,10 @@ class _AgentWork:
         usage = self.run.usage if self.kickoff is not None else self.run.usage_within(self.scope)
         result.usage_metrics = read_metrics(usage).model_dump()
         self._show()
+        if self.run.stopped is None:
+            bench, role = seam_of(self.agent).bench, self.agent.role
+            with suppress(ToolFailed):  # it is stored on the run, and raised below
+                self.run.demand(self._scope(), role, bench.declared, bench.declared)
         if self.kickoff is None:
             self.run.check()
             return result

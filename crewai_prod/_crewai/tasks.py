@@ -68,15 +68,25 @@ class TaskSeam:
         with refusing():
             self.run.begin_task(self.position, _role(agent))
 
-    def finish(self, agent: Any, output: Any) -> None:
-        """Commit the output before the crew goes on to the next task."""
+    def finish(self, agent: Any, output: Any, tools: Any) -> None:
+        """Commit the output before the crew goes on to the next task, if nothing is owed in it."""
         with refusing():
+            self.demand(agent, tools)
             self.run.finish_task(
                 self.position,
                 _role(agent),
                 encode_output(output, self.caches.of_task(self.position)),
                 getattr(output, "messages", None) or [],
             )
+
+    def demand(self, agent: Any, tools: Any) -> None:
+        """Refuse to finish while a tool that had to succeed in the task has not.
+
+        Raises:
+            ToolFailed: It has not; the run is stopped.
+        """
+        names = self.bench.names(tools)
+        self.run.demand(self.scope, _role(agent), self.bench.declared, names)
 
     def fail(self, task: Any, agent: Any, error: BaseException) -> None:
         """Record what ended the task, unless it is the run's own refusal.
@@ -116,10 +126,11 @@ class NestedTaskSeam(TaskSeam):
         with refusing():
             self.run.check()
 
-    def finish(self, agent: Any, output: Any) -> None:
-        """Nothing goes on in a run that was stopped."""
+    def finish(self, agent: Any, output: Any, tools: Any) -> None:
+        """Nothing goes on in a run that was stopped, or after a task that owes a tool."""
         with refusing():
             self.run.check()
+            self.demand(agent, tools)
 
     def fail(self, task: Any, agent: Any, error: BaseException) -> None:
         """An answer that came to nothing is asked for anew when the body around is run again."""
@@ -160,7 +171,7 @@ class RunTask(Seamed):
                 seam.fail(self, worker, error)
                 raise
         seam.saves.wait(seam.scope)
-        seam.finish(worker, output)
+        seam.finish(worker, output, tools)
         return output
 
     async def _aexecute_core(self, agent: Any, context: Any, tools: Any) -> Any:
@@ -177,7 +188,7 @@ class RunTask(Seamed):
                 await in_thread(seam.fail, self, worker, error)
                 raise
         await asyncio.to_thread(seam.saves.wait, seam.scope)
-        await in_thread(seam.finish, worker, output)
+        await in_thread(seam.finish, worker, output, tools)
         return output
 
 

@@ -128,8 +128,8 @@ def _models(owner: Any) -> Iterator[str]:
 
 
 def _tools(crew: Any) -> list[dict[str, Any]]:
+    from crewai_prod._crewai.native_tools import options_for
     from crewai_prod._crewai.takeover import seam_of
-    from crewai_prod._crewai.tools import options_for
 
     declared = seam_of(crew).options.tools
     found = {

@@ -48,8 +48,13 @@ class JournalWriter(Protocol):
         """Extend the leases in one transaction; return those that have been lost."""
         ...
 
-    def start_step(self, lease: Lease, step: StepRecord) -> None:
-        """Record the intent to make a step, before its effect."""
+    def start_step(
+        self, lease: Lease, step: StepRecord, *, attempt: AttemptRecord | None = None
+    ) -> None:
+        """Record the intent to make a step, before its effect.
+
+        `attempt` is an earlier try of the same step that this one replaces.
+        """
         ...
 
     def finish_step(

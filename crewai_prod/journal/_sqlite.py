@@ -126,15 +126,20 @@ class SqliteJournal(SqliteReader):
 
         return self._write(None, work)
 
-    def start_step(self, lease: Lease, step: StepRecord) -> None:
+    def start_step(
+        self, lease: Lease, step: StepRecord, *, attempt: AttemptRecord | None = None
+    ) -> None:
         """See `JournalWriter.start_step`."""
         statement, values = put_step(lease, step, self._vault)
+        tried = None if attempt is None else attempt_values(lease, attempt, self._vault)
 
         def work(connection: sqlite3.Connection) -> None:
             if connection.execute(statement, values).rowcount != 1:
                 _refuse(connection, lease, step.step_id)
+            if tried is not None:
+                connection.execute(_sql.ADD_ATTEMPT, tried)
 
-        self._write(_START_STEP, work, atomic=True)
+        self._write(_START_STEP, work, atomic=tried is None)
 
     def finish_step(
         self,

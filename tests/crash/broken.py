@@ -35,7 +35,7 @@ def sloppy_about_answers() -> Crew:
 
 def sloppy_about_intents() -> Crew:
     """Its journal acknowledges intents without writing them; in this process only."""
-    SqliteJournal.start_step = lambda *_: None  # type: ignore[method-assign]
+    SqliteJournal.start_step = lambda *_, **__: None  # type: ignore[method-assign]
     return sequential_native()
 
 

@@ -212,6 +212,21 @@ def test_a_step_without_usage_takes_that_of_the_failed_try_away(journal: SqliteJ
     assert journal.runs()[0].total_tokens == 2
 
 
+def test_the_intent_of_another_try_keeps_the_one_that_failed(journal: SqliteJournal) -> None:
+    """A call that acts and is made again has an intent for each try; none is lost meanwhile."""
+    lease = take(journal)
+    journal.start_step(lease, step(status=StepStatus.STARTED, result=None))
+    journal.finish_step(lease, step(status=StepStatus.FAILED, result=None, error='{"type":"E"}'))
+    again = step(status=StepStatus.STARTED, result=None, attempts=2)
+    journal.start_step(lease, again, attempt=attempt(usage=None))
+    assert [(s.status, s.attempts, s.error) for s in journal.steps("r")] == [
+        (StepStatus.STARTED, 2, None)
+    ]
+    assert journal.attempts("r") == [attempt(usage=None)]
+    journal.finish_step(lease, step(attempts=2))
+    assert journal.steps("r") == [step(attempts=2)]
+
+
 def test_an_outcome_is_never_overwritten(journal: SqliteJournal) -> None:
     """A second outcome for a step that has one is a programming error; the first one stays."""
     from crewai_prod.errors import RunError

@@ -1,0 +1,298 @@
+"""One call of a tool, from the look into the journal to what CrewAI is handed.
+
+A tool that raises is recorded, and its exception goes on to CrewAI, which tells the model, counts
+and announces it as ever. On the text path CrewAI then calls the tool again, up to five times for
+one decision of the model: those calls get the same exception, and the tool is not run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import orjson
+from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
+from crewai.tools.base_tool import BaseTool
+
+from crewai_prod import codec
+from crewai_prod._crewai.metering import outside_calls
+from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.tool_results import (
+    decode_result,
+    encode_result,
+    is_ours,
+    refused,
+    revived,
+    told,
+)
+from crewai_prod.concealing import conceal
+from crewai_prod.deadlines import acall_within, call_within, seconds_left
+from crewai_prod.errors import CrewProdError, ModelError
+from crewai_prod.failures import describe
+from crewai_prod.records import StepRecord, StepStatus
+from crewai_prod.run import Run, in_body
+from crewai_prod.steps import Scope
+from crewai_prod.threads import in_thread
+from crewai_prod.tooling import ToolOptions
+from crewai_prod.trying import Again, Made, Stopped, Trying, of_the_call
+from crewai_prod.waiting import apause, pause
+
+
+@dataclass(slots=True)
+class ToolSeam:
+    """What a tool needs to know of its run."""
+
+    run: Run
+    original: BaseTool
+    worker: BaseTool
+    """Whose body does the work: the original, or a copy of it that works within the run."""
+    options: ToolOptions
+    within: Scope | None = None
+    """The scope of a kickoff that CrewAI gives no context of its own."""
+    raised: dict[str, Raised] = field(default_factory=dict)
+    """What a tool of this kickoff has raised last, by scope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A tool's exception on its way to the model."""
+
+    step_id: str
+    tool: str
+    given: tuple[Any, ...]
+    error: Exception
+
+
+one_for_one: ContextVar[bool] = ContextVar("crewai_prod_one_for_one", default=False)
+"""Whether each call is a decision of its own: on the native path, where nothing is tried again."""
+
+
+worker_failures: ContextVar[list[tuple[str, Exception]] | None] = ContextVar(
+    "crewai_prod_worker_failures", default=None
+)
+"""Agents (by role) to whom work was handed here, and what ended it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ToolCall:
+    """One call of a tool, between its beginning and its end."""
+
+    seam: ToolSeam
+    given: tuple[Any, ...]
+    value: Any = None
+    error: Exception | None = None
+    settled: bool = False
+    workers: list[tuple[str, Exception]] = field(default_factory=list)
+    _trying: Trying | None = None
+
+    @classmethod
+    def begin(cls, seam: ToolSeam, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolCall:
+        """Look the call up and commit its intent; settled if there is nothing left to do.
+
+        Raises:
+            Exception: What the tool raised when it was called before, for this decision.
+        """
+        run, call = seam.run, cls(seam=seam, given=(args, kwargs))
+        arguments: Mapping[str, Any] = {**kwargs, "*": list(args)} if args else kwargs
+        try:
+            scope = scope_of(run, within=seam.within)
+            call._check_again(scope)
+            ticket = run.begin_tool(scope, seam.original.name, arguments, seam.options)
+        except CrewProdError as refusal:
+            call.value, call.settled = refused(refusal), True
+            return call
+        call._trying = Trying(
+            run=run, ticket=ticket, options=seam.options, arguments=dict(arguments)
+        )
+        if ticket.recorded is not None:
+            call.settled = True
+            call._replay(ticket.recorded)
+        return call
+
+    def make(self, body: Callable[[], Any]) -> Any:
+        """Call the body until it comes back or its failure is to be told.
+
+        Returns:
+            What CrewAI gets; a coroutine that ends with it, if the body returned one.
+
+        Raises:
+            Exception: What the tool raised, for CrewAI to tell.
+        """
+        with self.seam.run.in_flight():
+            while True:
+                try:
+                    with self._body():
+                        result = call_within(seconds_left(self.seam.options.timeout), body)
+                except BaseException as error:
+                    if not of_the_call(error, on_loop=False):
+                        raise
+                    wait = self._failed(error)
+                else:
+                    if inspect.iscoroutine(result):
+                        break
+                    return self._finish(result)
+                if wait is None:
+                    return self.end()
+                pause(wait, self.seam.run.check)
+                if not self._again():
+                    return self.value
+        return self.make_later(body, first=result)
+
+    async def make_later(
+        self, body: Callable[[], Awaitable[Any]], first: Awaitable[Any] | None = None
+    ) -> Any:
+        """The same for an asynchronous body; commits are made on worker threads.
+
+        Args:
+            body: Gives what is awaited in a try.
+            first: What it has given for the first one.
+        """
+        with self.seam.run.in_flight():
+            while True:
+                work = body if first is None else partial(_made, first)
+                first = None
+                try:
+                    with self._body():
+                        result = await acall_within(seconds_left(self.seam.options.timeout), work)
+                except BaseException as error:
+                    if not of_the_call(error, on_loop=True):
+                        raise
+                    wait = await in_thread(self._failed, error)
+                else:
+                    return await in_thread(self._finish, result)
+                if wait is None:
+                    return self.end()
+                await apause(wait, self.seam.run.check)
+                if not await in_thread(self._again):
+                    return self.value
+
+    def end(self) -> Any:
+        """Hand over what the call came to.
+
+        Raises:
+            Exception: What the tool raised, for CrewAI to tell.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def _check_again(self, scope: Scope) -> None:
+        """Raise what the same call has raised, if nothing else was called in its scope since."""
+        last = self.seam.raised.get(scope.path)
+        if last is None or one_for_one.get():
+            return
+        same = (last.tool, last.given) == (self.seam.original.name, self.given)
+        if same and self.seam.run.last_step(scope) == last.step_id:
+            self.seam.run.check()
+            raise last.error
+
+    def _replay(self, record: StepRecord) -> None:
+        """What it returned or raised."""
+        if record.status is StepStatus.FAILED:
+            self._tell(revived(orjson.loads(record.error or "{}")))
+        else:
+            self.value = decode_result(record.result or "null")
+
+    def _tell(self, error: Exception) -> None:
+        """Have a failure told: one of ours is returned, any other is raised.
+
+        What is raised is kept: on the text path CrewAI tries again.
+        """
+        if is_ours(error):
+            self.value = told(error)
+            return
+        ticket = self._live.ticket
+        last = Raised(ticket.step_id, self.seam.original.name, self.given, error)
+        self.seam.raised[ticket.scope.path] = last
+        self.error = error
+
+    @property
+    def _live(self) -> Trying:
+        assert self._trying is not None
+        return self._trying
+
+    @contextmanager
+    def _body(self) -> Iterator[None]:
+        """Where the tool's own code runs: no part of the model call around it."""
+        token = worker_failures.set(self.workers)
+        try:
+            users = not isinstance(self.seam.original, BaseAgentTool)
+            with in_body(self.seam.run, self._live.ticket, users=users), outside_calls():
+                yield
+        finally:
+            worker_failures.reset(token)
+
+    def _finish(self, result: Any) -> Any:
+        """Commit the result; only then does CrewAI see it."""
+        stored, text = encode_result(result)
+        self._live.returned()
+        try:
+            self._check_workers()
+            self.seam.run.finish_tool(self._live.ticket, stored, text)
+        except CrewProdError as refusal:
+            return refused(refusal)
+        return result
+
+    def _failed(self, error: BaseException) -> float | None:
+        """Commit what a try ended with: seconds until the next one, None if there is none."""
+        found = self._live.failed(error)
+        if isinstance(found, Again):
+            return found.seconds
+        if isinstance(found, Made):
+            self.value = found.result
+        elif isinstance(found, Stopped):
+            self.value = refused(found.error)
+        else:
+            self._tell(self._shown(found.error))
+        return None
+
+    def _again(self) -> bool:
+        """Begin the next try, unless the run was stopped meanwhile."""
+        try:
+            self._live.again()
+        except CrewProdError as refusal:
+            self.value = refused(refusal)
+            return False
+        return True
+
+    def _shown(self, error: Exception) -> Exception:
+        """The exception, or one like it that says nothing of what is not to be shown."""
+        hidden, facts = self.seam.options.sensitive, describe(error)
+        shown = conceal(facts, self._live.arguments, hidden) if hidden else facts
+        return error if shown == facts else revived(shown)
+
+    def _check_workers(self) -> None:
+        """Stop the run if a coworker's model failed: the model that asked can do nothing about it.
+
+        CrewAI makes an answer of it, and the work that was not done would pass for done. A tool of
+        the user's own that kicks agents off has seen their failures, and has decided.
+
+        Raises:
+            CrewProdError: It failed; or the run was stopped before.
+        """
+        if not isinstance(self.seam.original, BaseAgentTool):
+            return
+        ticket = self._live.ticket
+        for role, error in self.workers:
+            step = self.seam.run.ended_by_model(ticket.inner)
+            if step is not None:
+                stopped = self.seam.run.stop(
+                    ModelError(
+                        f"A model call of coworker {role!r} failed: "
+                        f"{type(error).__name__}: {codec.text_of(error)}",
+                        task=ticket.scope.task_name,
+                        agent=role,
+                        step_id=step.step_id,
+                    )
+                )
+                raise stopped from error
+
+
+def _made(first: Awaitable[Any]) -> Awaitable[Any]:
+    """What the first try awaits has been made already."""
+    return first

@@ -1,0 +1,245 @@
+"""A call of a tool or step that failed: what is known of it then, and what happens next.
+
+Rule: a call is made again if it may be repeated (it reads, or is idempotent) or if nothing was done
+(the tool says so, its declaration does, or `reconcile` found it), and if its `retry` allows it.
+Otherwise a failure is told. Of a declared `write` an exception says nothing about the effect, and
+of any call that acts, neither does a timeout, for it may still be at work: the run pauses there.
+
+What is decided here is committed before anyone hears of it. Knows nothing of crewai.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from crewai_prod import breakers, codec
+from crewai_prod.concealing import conceal
+from crewai_prod.deadlines import TimeLimit, seconds_left
+from crewai_prod.errors import (
+    CrewProdError,
+    ToolCrashed,
+    ToolInputInvalid,
+    ToolRejected,
+    ToolTimeout,
+    ToolUnavailable,
+)
+from crewai_prod.failures import describe
+from crewai_prod.provider_errors import classify
+from crewai_prod.records import StepKind
+from crewai_prod.replay import AGAIN
+from crewai_prod.retry import NO_RETRY, PASSING, Retry
+from crewai_prod.run import Run
+from crewai_prod.steps import idempotency_key
+from crewai_prod.tooling import Outcome, ToolOptions
+from crewai_prod.walk import Ticket
+
+_NOTHING_DONE = (ToolInputInvalid, ToolRejected, ToolUnavailable)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The call is to be made again, after a wait."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Its effect has happened after all, with this result."""
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """It failed; the failure is to be told."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The run has stopped there."""
+
+    error: CrewProdError
+
+
+Next = Again | Made | Told | Stopped
+
+
+@dataclass(slots=True, kw_only=True)
+class Trying:
+    """The tries of one call in this session.
+
+    Attributes:
+        run: The run.
+        ticket: Of the call.
+        options: What is declared about the tool.
+        arguments: As the tool gets them.
+    """
+
+    run: Run
+    ticket: Ticket
+    options: ToolOptions
+    arguments: dict[str, Any]
+    tries: int = 1
+    began: float = field(default_factory=time.monotonic)
+
+    def returned(self) -> None:
+        """A try has come back."""
+        self._note(None)
+
+    def failed(self, error: BaseException) -> Next:
+        """Commit what a try ended with; says what happens next."""
+        run = self.run
+        if run.refused(error):  # by what was kicked off in the body: its outcome is open
+            return Stopped(run.stopped or CrewProdError())
+        failure = self._named(error)
+        self._note(failure)
+        try:
+            return self._decide(failure)
+        except CrewProdError as refusal:
+            return Stopped(refusal)
+
+    def again(self) -> None:
+        """Begin the next try.
+
+        Raises:
+            CrewProdError: The run was stopped meanwhile, or the intent could not be committed.
+        """
+        self.run.try_again(self.ticket)
+        self.tries += 1
+
+    @property
+    def acts(self) -> bool:
+        """Whether to make the call twice may be to do something twice."""
+        return self.ticket.effect == "write" and not self.options.idempotent
+
+    @property
+    def _late(self) -> str:
+        """How it was too late: by its own limit, or by that of the agent that called it."""
+        left = seconds_left(None)
+        if self.options.timeout is None or (left is not None and left <= 0):
+            return "had not returned when the time of its agent was over"
+        return f"did not return within {self.options.timeout:g} seconds"
+
+    def _named(self, error: BaseException) -> Exception:
+        """The failure as it is recorded: what is no `Exception` must not end the process."""
+        name = self.ticket.name
+        if isinstance(error, TimeLimit):
+            return ToolTimeout(f"{name} {self._late}.", seconds=self.options.timeout)
+        if isinstance(error, Exception):
+            return error
+        crashed = ToolCrashed(f"{name} ended with {type(error).__name__}: {codec.text_of(error)}")
+        crashed.__cause__ = error
+        return crashed
+
+    def _note(self, failure: Exception | None) -> None:
+        if self.ticket.kind is StepKind.TOOL and self.ticket.effect != "nested":
+            open_after = (self.options.retry or NO_RETRY).open_after
+            breakers.note_tool(self.ticket.name, failure, open_after)
+
+    def _decide(self, failure: Exception) -> Next:
+        outcome = self._outcome(failure)
+        if outcome.kind == "done":
+            self.run.finish_tool(self.ticket, codec.encode(outcome.result), None)
+            return Made(outcome.result)
+        if outcome.kind == "unknown":
+            why = f"raised {type(failure).__name__}: {codec.text_of(failure)}"
+            if isinstance(failure, ToolTimeout):
+                why = self._late
+            refusal = self.run.leave_unknown(self.ticket, self._shown(why))
+            refusal.__cause__ = failure
+            return Stopped(refusal)
+        wait = self._wait(failure) if outcome.kind == "not_done" else None
+        facts = self._shown(describe(failure))
+        if wait is None:
+            self.run.fail_tool(self.ticket, facts)
+            return Told(failure)
+        self.run.fail_tool(self.ticket, {**facts, AGAIN: True})
+        self.run.note_retry(self.ticket, wait)
+        return Again(wait)
+
+    def _outcome(self, failure: Exception) -> Outcome:
+        """What is known of the effect: `not_done` if it may be tried again, `failed` if not."""
+        if not self.acts or isinstance(failure, _NOTHING_DONE) or self._declared_safe(failure):
+            return Outcome.not_done()
+        found = self._reconciled()
+        if found.kind != "unknown":
+            return found
+        unknown = self.options.effect == "write" or isinstance(failure, ToolTimeout)
+        return Outcome.unknown() if unknown else Outcome.failed()
+
+    def _declared_safe(self, failure: Exception) -> bool:
+        """Whether the tool's own `retry` names this class of failures."""
+        retry = self.options.retry
+        if retry is None or retry.on is PASSING:
+            return False
+        return any(isinstance(one, tuple(retry.on)) for one in (failure, failure.__cause__))
+
+    def _reconciled(self) -> Outcome:
+        if self.options.reconcile is None:
+            return Outcome.unknown()
+        key = idempotency_key(self.run.run_id, self.ticket.step_id)
+        try:
+            return self.options.reconcile(dict(self.arguments), key)
+        except Exception as error:  # noqa: BLE001 - who cannot tell does not know
+            what = self._shown(f"{type(error).__name__}: {codec.text_of(error)}")
+            self.run.log.warning(f"reconcile of {self.ticket.name} failed: {what}")
+            return Outcome.unknown()
+
+    def _wait(self, failure: Exception) -> float | None:
+        """Seconds until the next try, None if there is none."""
+        retry: Retry = self.options.retry or NO_RETRY
+        passing = retry.on is PASSING and not isinstance(failure, _NOTHING_DONE)
+        judged = (classify(failure) or failure) if passing else failure
+        return retry.wait(judged, self.tries, time.monotonic() - self.began)
+
+    def _shown(self, told: Any) -> Any:
+        """What is told of the call, without what is not to be shown."""
+        hidden = self.options.sensitive
+        return conceal(told, self.arguments, hidden) if hidden else told
+
+
+def of_the_call(error: BaseException, *, on_loop: bool) -> bool:
+    """Whether what a body raised is its own failure; else it is the end of something larger.
+
+    A person's Ctrl-C, a signal's handler that exits, and the cancellation of the task around end
+    the run, which can be resumed. `SystemExit` and `CancelledError` that a tool makes up end only
+    its call.
+
+    Args:
+        error: What the body raised.
+        on_loop: Whether it was awaited.
+    """
+    if isinstance(error, Exception):
+        return True
+    if isinstance(error, SystemExit):
+        return not _raised_by_signal(error)
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task() if on_loop else None
+        return task is None or task.cancelling() == 0
+    return isinstance(error, GeneratorExit) and not on_loop
+
+
+def _raised_by_signal(error: BaseException) -> bool:
+    """Whether the code of a signal's handler is on the way that an exception has come."""
+    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code_of(handler: Any) -> Any:
+    """The code of a handler that is written in Python: a function, a method or a callable."""
+    if not callable(handler):
+        return None
+    function = getattr(handler, "__func__", handler)
+    return getattr(function, "__code__", getattr(type(handler).__call__, "__code__", None))
