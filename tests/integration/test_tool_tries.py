@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
+from crewai import Crew
 from crewai.tools import BaseTool, tool
 
 from crewai_prod import Outcome, Retry, current_step, harden, open_journal
@@ -268,7 +269,7 @@ def test_killed_between_two_tries(
     bank = Bank(effects, ToolUnavailable("at lunch"))
     crew = hardened(server, tmp_path, path, bank.tool(), {**WRITE, "retry": THRICE})
     with monkeypatch.context() as patch:
-        patch.setattr("crewai_prod._crewai.tool_call.pause", lambda seconds: raising(Killed())())
+        patch.setattr("crewai_prod.trying.pause", lambda seconds: raising(Killed())())
         with pytest.raises(Killed):
             crew.kickoff(run_id="a")
     assert steps(tmp_path)[0].status is StepStatus.FAILED
@@ -571,3 +572,25 @@ def test_failure_that_names_a_sensitive_argument_is_told_without_it(
     told = said_to_model(server)
     assert "no card [redacted]" in told
     assert "4000-1234" not in (steps(tmp_path)[0].error or "")
+
+
+def test_a_cached_result_shows_no_sensitive_argument(
+    server: Server, effects: Effects, tmp_path: Path
+) -> None:
+    """CrewAI hands out what an earlier call had got, by the text of its arguments."""
+
+    @tool
+    def pay(card: str) -> str:
+        """Pay."""
+        effects.add("asked")
+        return "fine"
+
+    plain = pay_crew(server, "native", pay)
+    crew = Crew(agents=plain.agents, tasks=plain.tasks, cache=True)
+    server.app.script = Conversation(Rule(use("pay", {"card": "4000-1234"}), answer("paid 5")))
+    crew = harden(crew, journal=tmp_path / "j.db", tools={"pay": {**READ, "sensitive": "card"}})
+    for run_id in ("a", "b"):
+        crew.kickoff(run_id=run_id)
+    (hit,) = [s for s in open_journal(tmp_path / "j.db").steps("b") if s.effect == "cached"]
+    assert "4000-1234" not in (hit.arguments or "")
+    assert effects.lines == ["asked"]
