@@ -17,10 +17,12 @@ from crewai_prod.errors import (
     ToolUnavailable,
 )
 from crewai_prod.provider_errors import classify
-from crewai_prod.retry import Breaker
+from crewai_prod.retry import Breaker, Retry
+from crewai_prod.tooling import ToolOptions
 
 _OF_TOOL = (ToolTimeout, ToolUnavailable, ToolCrashed)
 _OF_SERVICE = (ModelTimeout, ModelUnavailable, RateLimited)
+_DEFAULT = Retry()
 _breakers: dict[str, Breaker] = {}
 _lock = threading.Lock()
 
@@ -31,15 +33,24 @@ def breaker_of(tool: str) -> Breaker:
         return _breakers.setdefault(tool, Breaker())
 
 
-def note(tool: str, failure: BaseException | None) -> None:
+def refuses(tool: str, options: ToolOptions) -> float | None:
+    """Seconds for which a tool is not called, None if it may be."""
+    return breaker_of(tool).refuses(_retry(options).open_for)
+
+
+def note(tool: str, options: ToolOptions, failure: BaseException | None) -> None:
     """A call has ended: with what it says of the tool, if it failed."""
     telling = isinstance(failure, _OF_TOOL) or (
         failure is not None and isinstance(classify(failure), _OF_SERVICE)
     )
     if telling:
-        breaker_of(tool).failed()
+        breaker_of(tool).failed(_retry(options).open_after)
     else:
         breaker_of(tool).succeeded()
+
+
+def _retry(options: ToolOptions) -> Retry:
+    return options.retry or _DEFAULT
 
 
 def forget() -> None:

@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -52,6 +54,30 @@ class _Call(Generic[T]):
 
 
 _calls: ContextVar[tuple[_Call[Any], ...]] = ContextVar("crewai_prod_calls", default=())
+
+
+_deadline: ContextVar[float | None] = ContextVar("crewai_prod_deadline", default=None)
+"""When what is done here must be over, on the monotonic clock."""
+
+
+@contextmanager
+def ends_within(seconds: float | None) -> Iterator[None]:
+    """What is done in this block must be over then; a block within another one cannot be later."""
+    left = seconds_left(seconds)
+    token = _deadline.set(None if left is None else time.monotonic() + left)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def seconds_left(limit: float | None) -> float | None:
+    """What is left of the time that is given here, or the limit if that is less; None: no end."""
+    deadline = _deadline.get()
+    if deadline is None:
+        return limit
+    left = deadline - time.monotonic()
+    return left if limit is None else min(limit, left)
 
 
 def left() -> bool:

@@ -51,6 +51,11 @@ def describe(error: BaseException) -> dict[str, Any]:
         for name, value in kept.items()
         if isinstance(value, (str, int, bool))
     }
+    if isinstance(error, CrewProdError):
+        said = {k: v for k, v in error.fields.items() if isinstance(v, (str, int, float, bool))}
+        facts["fields"] = codec.to_tree(
+            {k: redact_text(v) if isinstance(v, str) else v for k, v in said.items()}
+        )
     return facts
 
 
@@ -66,7 +71,7 @@ def revive(facts: Mapping[str, Any], kinds: Mapping[str, type] | None = None) ->
     if kind is None:
         return _named(facts["type"], facts["module"])(message)
     if issubclass(kind, CrewProdError):
-        return kind(message)
+        return kind(message, **codec.from_tree(facts.get("fields", {})))
     error = kind.__new__(kind, message)
     Exception.__init__(error, message)
     for name, value in {"message": message, **facts.get("facts", {})}.items():

@@ -367,6 +367,50 @@ class RunLog:
         }
         self.emit(fields.RETRY, "warning", **line)
 
+    def retrying(
+        self,
+        *,
+        step_id: str,
+        name: str,
+        attempt: int,
+        error: BaseException,
+        wait_ms: float,
+        task: str | None,
+        agent: str | None,
+    ) -> None:
+        """A call is about to be made again, after a wait."""
+        line = {
+            fields.TASK: task,
+            fields.AGENT_NAME: agent,
+            fields.STEP_ID: step_id,
+            fields.STEP_NAME: name,
+            fields.ATTEMPT: attempt,
+            fields.RETRY_WAIT_MS: _rounded(wait_ms),
+            **self._error(error),
+        }
+        self.emit(fields.RETRY, "warning", **line)
+
+    def llm_fallback(
+        self,
+        *,
+        before: str,
+        model: str,
+        error: BaseException,
+        step_id: str,
+        task: str | None,
+        agent: str | None,
+    ) -> None:
+        """Another model is asked, because the one before could not be had."""
+        line = {
+            fields.TASK: task,
+            fields.AGENT_NAME: agent,
+            fields.STEP_ID: step_id,
+            fields.FALLBACK_FROM: before,
+            fields.REQUEST_MODEL: model,
+            **self._error(error),
+        }
+        self.emit(fields.LLM_FALLBACK, "warning", **line)
+
     def llm_unmetered(self, *, model: str, task: str | None, agent: str | None) -> None:
         """A model was called past the run, and the call is not on the bill."""
         message = (

@@ -44,6 +44,11 @@ _SDKS: Final = frozenset(
     }
 )
 _BUILTINS: Final = ("ConnectionError", "TimeoutError", "SSLError", "gaierror", "IncompleteRead")
+_TOO_LONG: Final = "LLMContextLengthExceededError"
+"""CrewAI's own, made of a provider's error."""
+_READERS: Final = _SDKS | {"json", "orjson"}
+_PROVIDERS: Final = ("crewai.llms.", "crewai.llm")
+_TRIPPED: Final = (AttributeError, IndexError, KeyError, TypeError, json.JSONDecodeError)
 _CODES: Final[Mapping[str, type[ModelError]]] = {
     "accessdeniedexception": ModelRejected,
     "contextlengthexceeded": ContextOverflow,
@@ -127,9 +132,11 @@ def classify(error: BaseException) -> ModelError | None:
     """
     if isinstance(error, ModelError):
         return error
-    found = next((one for one in _chain(error) if _is_providers(one)), None)
+    chain = list(_chain(error))
+    found = next((one for one in chain if _is_sdks(one)), None)
+    found = found or next((one for one in chain if _is_networks(one)), None)
     if found is None:
-        return None
+        return _garbage(error)
     kind = _kind(found)
     fields: dict[str, Any] = {"status": _status(found), "code": _code(found) or None}
     if kind is ModelRejected:
@@ -150,12 +157,33 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _is_providers(error: BaseException) -> bool:
-    """Whether any class of it is an SDK's, or a builtin's that means the network."""
+def _is_sdks(error: BaseException) -> bool:
     kinds = type(error).__mro__
     return any(
-        kind.__module__.partition(".")[0] in _SDKS or kind.__name__ in _BUILTINS for kind in kinds
+        kind.__module__.partition(".")[0] in _SDKS or kind.__name__ == _TOO_LONG for kind in kinds
     )
+
+
+def _is_networks(error: BaseException) -> bool:
+    return any(kind.__name__ in _BUILTINS for kind in type(error).__mro__)
+
+
+def _garbage(error: BaseException) -> ModelError | None:
+    """A reply that nobody can read trips whoever reads it: the SDK, or CrewAI's provider.
+
+    Only code of theirs counts: the same exception from a user's own code is a bug of that.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    reads = where.partition(".")[0] in _READERS or where.startswith(_PROVIDERS)
+    if not reads or not isinstance(error, _TRIPPED) or "keyword argument" in str(error):
+        return None
+    text = f"The reply cannot be read: {type(error).__name__}: {error}"
+    made = ModelUnavailable(" ".join(text.split())[:300])
+    made.__cause__ = error
+    return made
 
 
 def _kind(error: BaseException) -> type[ModelError]:

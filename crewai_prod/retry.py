@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from crewai_prod.errors import (
     ToolUnavailable,
     UsageError,
 )
-from crewai_prod.waiting import backoff
+from crewai_prod.waiting import backoff, skipped
 
 PASSING: Final = (
     RateLimited,
@@ -51,6 +51,9 @@ class Retry:
         timeout: Seconds one try may take; it is abandoned then, and reported. Default: none but the
             SDK's own (600 seconds between two bytes for OpenAI's). A call with a timeout is made on
             a thread of its own.
+        open_after: Failures in a row, of all calls of this process to one provider or of one tool,
+            after which it is left alone. 0: it never is.
+        open_for: Seconds for which it is; then one call is let through to see.
         fallback: Models to go to, in order, when the tries are used up, or at once when the failure
             is one that trying again does not change. Names (`"openai/gpt-4o-mini"`) or objects.
 
@@ -63,16 +66,18 @@ class Retry:
     base: float = 0.5
     cap: float = 20.0
     jitter: bool = True
-    on: tuple[type[Exception], ...] | Mapping[type[Exception], int] = PASSING
+    on: Sequence[type[Exception]] | Mapping[type[Exception], int] = PASSING
     timeout: float | None = None
-    fallback: tuple[Any, ...] = ()
+    open_after: int = 20
+    open_for: float = 30.0
+    fallback: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         fallback = self.fallback
         several = isinstance(fallback, (list, tuple))
         object.__setattr__(self, "fallback", tuple(fallback) if several else (fallback,))
         object.__setattr__(self, "on", _kinds(self.on))
-        for name in ("max_elapsed", "base", "cap"):
+        for name in ("max_elapsed", "base", "cap", "open_after", "open_for"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"Retry({name}={getattr(self, name)!r}): it must not be negative.")
         for tries in (self.attempts, *(self.on.values() if isinstance(self.on, Mapping) else ())):
@@ -122,43 +127,47 @@ NO_RETRY: Final = Retry(attempts=1)
 class Breaker:
     """Stops calling what keeps failing, and looks again after a while.
 
-    Closed at first. After `failures` in a row it is open: calls are refused at once, for
-    `seconds`. Then it is half open: one call is let through; if that succeeds it is closed, else
-    open again. Any thread may use it.
+    Closed at first. After so many failures in a row it is open: calls are refused at once. After a
+    while it is half open: one call is let through; if that succeeds it is closed, else open again.
+    Any thread may use it. Where waiting is skipped it refuses nothing.
 
     Attributes:
-        failures: In a row, until it opens.
-        seconds: For which it stays open.
         clock: For tests.
     """
 
-    failures: int = 10
-    seconds: float = 30.0
     clock: Callable[[], float] = time.monotonic
     _failed: int = 0
     _opened: float | None = None
     _probing: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def refuses(self) -> float | None:
-        """Seconds for which a call is refused, or None if it may be made."""
+    def refuses(self, open_for: float) -> float | None:
+        """Seconds for which a call is refused, or None if it may be made.
+
+        Args:
+            open_for: Seconds for which it stays open.
+        """
         with self._lock:
-            if self._opened is None:
+            if self._opened is None or skipped():
                 return None
-            left = self._opened + self.seconds - self.clock()
+            left = self._opened + open_for - self.clock()
             if left > 0 or self._probing:
                 return max(left, 0.0)
             self._probing = True
             return None
 
     def succeeded(self) -> None:
-        """A call was answered."""
+        """A call was answered, if only to say that it is wrong."""
         with self._lock:
             self._failed, self._opened, self._probing = 0, None, False
 
-    def failed(self) -> None:
-        """A call failed in a way that says something about whom it was made to."""
+    def failed(self, open_after: int) -> None:
+        """A call failed in a way that says something about whom it was made to.
+
+        Args:
+            open_after: Failures in a row until it opens; 0: it never does.
+        """
         with self._lock:
             self._failed += 1
-            if self._probing or self._failed >= self.failures:
+            if self._probing or 0 < open_after <= self._failed:
                 self._opened, self._probing = self.clock(), False

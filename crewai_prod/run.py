@@ -59,6 +59,7 @@ from crewai_prod.records import (
 from crewai_prod.redact import redact_text
 from crewai_prod.replay import AGAIN, CACHED, TaskPlan, decided_again
 from crewai_prod.required import DECIDED, REFUSED, reports_failure, unmet
+from crewai_prod.retry import Retry
 from crewai_prod.steps import (
     NOTHING_SAID,
     Scope,
@@ -77,6 +78,14 @@ _SHORTEST_SHARED = 64
 
 current_scope: ContextVar[tuple[Run, Scope] | None] = ContextVar("crewai_prod_scope", default=None)
 step_in_body: ContextVar[CurrentStep | None] = ContextVar("crewai_prod_step", default=None)
+
+
+users_code: ContextVar[bool] = ContextVar("crewai_prod_users_code", default=False)
+
+
+def in_users_code() -> bool:
+    """Whether what is done here is done for code of the user's within a run, which hears of it."""
+    return users_code.get()
 
 
 def current_step() -> CurrentStep | None:
@@ -130,11 +139,18 @@ class Run:
     Args:
         journal: Where it is recorded.
         tools: What is declared about tools, by name, for what is kicked off within the run.
+        retry: When a model call that failed is made again.
     """
 
-    def __init__(self, journal: Journal, tools: Mapping[str, ToolOptions] | None = None) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        tools: Mapping[str, ToolOptions] | None = None,
+        retry: Retry | None = None,
+    ) -> None:
         self.journal = journal
         self.tools = tools or {}
+        self.retry = retry or Retry()
         self.plans: dict[int, TaskPlan] = {}
         self.unknown: UnknownPolicy = "pause"
         self.degraded = False
@@ -157,6 +173,8 @@ class Run:
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
         self._redo: set[str] = set()
+        self._final: dict[str, CrewProdError] = {}
+        self._overflows: Counter[str] = Counter()
         self.await_reports: Callable[[], None] | None = None
         self._direct: set[str] = set()
         self._unmetered = 0
@@ -368,7 +386,7 @@ class Run:
         """Identify a model call and look it up. No disk is touched.
 
         Raises:
-            CrewProdError: The run was stopped.
+            CrewProdError: The run was stopped, or the same request has failed for good before.
         """
         self.check()
         request = read_request(
@@ -382,6 +400,8 @@ class Run:
             self._talks[scope.path] = request.talk
             ticket = self._walk.identify(scope, StepKind.MODEL, name, request.digest)
             ticket.request, ticket.provider = request, provider
+            if ticket.step_id in self._final:
+                raise self._final[ticket.step_id]
             drifted = self._walk.look_up(ticket, params=request.params if scope.follow else None)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=drifted)
@@ -421,6 +441,17 @@ class Run:
             ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode(), usage=usage
         )
         self._commit(ticket, step, ticket.request.messages)
+
+    def failed_for_good(self, step_id: str, error: CrewProdError) -> None:
+        """The same request is not made again in this session, whoever repeats it."""
+        with self._lock:
+            self._final[step_id] = error
+
+    def overflowed(self, scope: Scope) -> int:
+        """A conversation was found too long; how often that was so in its scope."""
+        with self._lock:
+            self._overflows[scope.path] += 1
+            return self._overflows[scope.path]
 
     # -- model calls past the seams ---------------------------------------------------------------
 
@@ -549,7 +580,7 @@ class Run:
                     "Go on without it."
                 )
             self._calls[name] += 1
-        seconds = None if ticket.effect == "nested" else breakers.breaker_of(name).refuses()
+        seconds = None if ticket.effect == "nested" else breakers.refuses(name, options)
         if seconds is None:
             return None
         with self._lock:
@@ -969,14 +1000,22 @@ def status_of(error: BaseException) -> RunStatus:
 
 
 @contextmanager
-def in_body(run: Run, ticket: Ticket) -> Iterator[None]:
-    """Where a step's own code runs: a scope of its own, and the step it may ask for."""
+def in_body(run: Run, ticket: Ticket, *, users: bool = True) -> Iterator[None]:
+    """Where a step's own code runs: a scope of its own, and the step it may ask for.
+
+    Args:
+        run: The run.
+        ticket: Of the step.
+        users: Whether the code is the user's, not CrewAI's.
+    """
     scope = current_scope.set((run, ticket.inner))
     step = step_in_body.set(run.step_handle(ticket))
+    code = users_code.set(users or users_code.get())
     body_point("tool.before_body")
     try:
         yield
     finally:
+        users_code.reset(code)
         step_in_body.reset(step)
         current_scope.reset(scope)
         body_point("tool.after_body")

@@ -24,7 +24,7 @@ from crewai_prod.failures import revive
 from crewai_prod.kickoff import Kickoff, attach_finished, place_around, with_cause
 from crewai_prod.options import Options
 from crewai_prod.records import StepKind, StepRecord, StepStatus
-from crewai_prod.run import Run, current_scope, in_body
+from crewai_prod.run import Run, current_scope, in_body, users_code
 from crewai_prod.steps import Scope
 from crewai_prod.stored import UNFAITHFUL, Kinds, kinds_seen_by, pack, unpack
 from crewai_prod.threads import in_thread
@@ -224,6 +224,7 @@ class OpenRun:
     finished: bool = False
     _kickoff: Kickoff | None = None
     _token: Any = field(default=None, repr=False)
+    _code: Any = field(default=None, repr=False)
 
     def __enter__(self) -> Self:
         self._open()
@@ -236,6 +237,7 @@ class OpenRun:
         trace: TracebackType | None,
     ) -> None:
         current_scope.reset(self._token)
+        users_code.reset(self._code)
         self._end(error)
 
     async def __aenter__(self) -> Self:
@@ -249,6 +251,7 @@ class OpenRun:
         trace: TracebackType | None,
     ) -> None:
         current_scope.reset(self._token)
+        users_code.reset(self._code)
         if error is None or isinstance(error, (Exception, asyncio.CancelledError)):
             await in_thread(self._end, error)
         else:  # the loop itself is going down: nothing may be awaited any more
@@ -257,13 +260,14 @@ class OpenRun:
     def _begin(self) -> Self:
         assert self._kickoff is not None
         self._token = current_scope.set((self._kickoff.run, Scope()))
+        self._code = users_code.set(True)
         return self
 
     def _open(self) -> None:
         if self._kickoff is not None:
             raise UsageError("An open_run() block is entered once; call open_run() again.")
         journal = self.options.open_journal()
-        run = Run(journal)
+        run = Run(journal, self.options.tools, self.options.retry)
         self._kickoff = Kickoff(
             run=run, options=self.options, kind="function", name=self.name, run_id=self.run_id
         )

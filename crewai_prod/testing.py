@@ -7,16 +7,29 @@ that a test kicks off is hardened, with a journal in a temporary folder.
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from crewai_prod.waiting import skipping
 
 if TYPE_CHECKING:
     import pytest
 
     from crewai_prod._crewai.scripted import Script, ScriptedLLM
 
-__all__ = ["Script", "ScriptedLLM"]
+__all__ = ["Script", "ScriptedLLM", "no_waiting"]
+
+
+def no_waiting() -> AbstractContextManager[None]:
+    """Within this block nothing in the process waits before a retry, and no breaker is open.
+
+    What is tried, and how often, stays the same; blocks may overlap, in any thread:
+
+        with crewai_prod.testing.no_waiting():
+            crew.kickoff()
+    """
+    return skipping()
 
 
 def __getattr__(name: str) -> Any:

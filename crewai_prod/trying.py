@@ -124,10 +124,11 @@ class Trying:
                 return Returned(result)
             if not isinstance(found, Again):
                 return found
-            pause(found.seconds)
-            refusal = self._again()
-            if refusal is not None:
-                return refusal
+            try:
+                pause(found.seconds, self.run.check)
+                self._again()
+            except CrewProdError as refusal:
+                return Stopped(refusal)
 
     async def make_later(self, body: Callable[[], Awaitable[Any]], inside: Inside) -> End:
         """The same for an asynchronous body; commits are made on worker threads."""
@@ -144,10 +145,11 @@ class Trying:
                 return Returned(result)
             if not isinstance(found, Again):
                 return found
-            await apause(found.seconds)
-            refusal = await in_thread(self._again)
-            if refusal is not None:
-                return refusal
+            try:
+                await apause(found.seconds, self.run.check)
+                await in_thread(self._again)
+            except CrewProdError as refusal:
+                return Stopped(refusal)
 
     def _ends_call(self, error: BaseException, *, on_loop: bool) -> bool:
         """Whether an exception ends no more than the call. What a step raises is its caller's."""
@@ -167,14 +169,14 @@ class Trying:
         except CrewProdError as refusal:
             return Stopped(refusal)
 
-    def _again(self) -> Stopped | None:
-        """Begin the next try, unless the run was stopped meanwhile."""
-        try:
-            self.run.try_again(self.ticket)
-        except CrewProdError as refusal:
-            return Stopped(refusal)
+    def _again(self) -> None:
+        """Begin the next try.
+
+        Raises:
+            CrewProdError: The run was stopped meanwhile, or the intent could not be committed.
+        """
+        self.run.try_again(self.ticket)
         self.tries += 1
-        return None
 
     @property
     def acts(self) -> bool:
@@ -197,7 +199,7 @@ class Trying:
 
     def _note(self, failure: Exception | None) -> None:
         if self.ticket.kind is StepKind.TOOL and self.ticket.effect != "nested":
-            breakers.note(self.ticket.name, failure)
+            breakers.note(self.ticket.name, self.options, failure)
 
     def _decide(self, failure: Exception) -> Again | Made | Told | Stopped:
         outcome = self._outcome(failure)

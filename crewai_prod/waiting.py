@@ -24,6 +24,9 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _EPOCH: Final = 1_000_000_000
 """A plain number above this is a time, below it a duration."""
 
+_LOOK: Final = 0.2
+"""Seconds between two looks at whether the wait is still wanted."""
+
 _lock = threading.Lock()
 _skippers = 0
 
@@ -38,15 +41,31 @@ def skipping() -> Iterator[None]:
         _skip(-1)
 
 
-def pause(seconds: float) -> None:
-    """Wait before a call is made again."""
-    if not _skippers:
-        time.sleep(seconds)
+def pause(seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Wait before a call is made again.
+
+    Args:
+        seconds: How long.
+        meanwhile: Called every now and then; what it raises ends the wait.
+    """
+    end = time.monotonic() + seconds
+    while not _skippers and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, _LOOK))
+        meanwhile()
 
 
-async def apause(seconds: float) -> None:
+async def apause(seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Wait without holding up the event loop."""
-    await asyncio.sleep(0 if _skippers else seconds)
+    end = time.monotonic() + seconds
+    await asyncio.sleep(0)
+    while not _skippers and (left := end - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, _LOOK))
+        meanwhile()
+
+
+def skipped() -> bool:
+    """Whether nothing waits now."""
+    return _skippers > 0
 
 
 def _skip(change: int) -> None:

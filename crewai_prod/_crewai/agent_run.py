@@ -17,7 +17,7 @@ from crewai_prod._crewai.agents import in_kickoff
 from crewai_prod._crewai.asked import Asked
 from crewai_prod._crewai.build import Workshop, give_back_agent
 from crewai_prod._crewai.definition import define_agent
-from crewai_prod._crewai.llm import read_metrics
+from crewai_prod._crewai.metering import read_metrics
 from crewai_prod._crewai.outputs import dump_model
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.stop import unwrapped
@@ -152,7 +152,7 @@ class _AgentWork:
             scope, kickoff = run.nest(place, facade.role, meant), None
         else:
             options = seam.options.for_kickoff(asked.on_change, asked.unknown)
-            run, scope = Run(options.open_journal(), seam.options.tools), Scope()
+            run, scope = Run(options.open_journal(), options.tools, options.retry), Scope()
             kickoff = Kickoff(
                 run=run, options=options, kind="agent", name=facade.role, run_id=asked.run_id
             )

@@ -19,13 +19,15 @@ from crewai.utilities.agent_utils import parse_tools
 
 from crewai_prod._crewai.converting import RunConverter
 from crewai_prod._crewai.event_scope import events_ended
-from crewai_prod._crewai.llm import scope_of
+from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import Seamed, original_of, put, put_private, seam_of, take_over
 from crewai_prod._crewai.tool_call import worker_failures
 from crewai_prod._crewai.tools import ToolBench
-from crewai_prod.run import Run, current_scope
+from crewai_prod.deadlines import ends_within, seconds_left
+from crewai_prod.errors import CrewProdError, DeadlineExceeded
+from crewai_prod.run import Run, current_scope, in_users_code
 from crewai_prod.steps import Scope, path_part
 
 FRESH: dict[str, Any] = {"agent_executor": None, "tools_results": []}
@@ -37,6 +39,10 @@ FRESH_PRIVATE: dict[str, Any] = {
     "_mcp_clients": [],
 }
 """What CrewAI keeps on an agent and what would mix one piece of work with another."""
+
+
+_ABOUT = 0.1
+"""Seconds by which CrewAI's clock and ours may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +83,14 @@ class RunAgent(Seamed):
     def _execute_and_build_output(self, *args: Any, **kwargs: Any) -> Any:
         """For `Agent.kickoff`; a guardrail's complaint leads here again."""
         begin_again(seam_of(self).run)
-        return super()._execute_and_build_output(*args, **kwargs)  # type: ignore[misc]
+        with in_time(seam_of(self).run, self):
+            return super()._execute_and_build_output(*args, **kwargs)  # type: ignore[misc]
 
     async def _execute_and_build_output_async(self, *args: Any, **kwargs: Any) -> Any:
         """The asynchronous twin."""
         begin_again(seam_of(self).run)
-        return await super()._execute_and_build_output_async(*args, **kwargs)  # type: ignore[misc]
+        with in_time(seam_of(self).run, self):
+            return await super()._execute_and_build_output_async(*args, **kwargs)  # type: ignore[misc]
 
     def _prepare_kickoff(self, *args: Any, **kwargs: Any) -> Any:
         """For `Agent.kickoff`: also the tools CrewAI adds there are taken over."""
@@ -145,12 +153,36 @@ def _at_work(agent: Any) -> Iterator[Any]:
     run.enter(inner, retry=False)
     with in_scope(run, inner), _whoever_is_free(agent, seam) as worker:
         try:
-            yield worker
+            with in_time(run, agent):
+                yield worker
         except Exception as error:
             failures = worker_failures.get()
             if failures is not None and not isinstance(error, StopRun):
                 failures.append((agent.role, error))
             raise
+
+
+@contextmanager
+def in_time(run: Run, agent: Any) -> Iterator[None]:
+    """Hold an agent to its `max_execution_time`, and say typed that it is over.
+
+    CrewAI waits for what an agent does when its time is over; here each call is left then.
+    """
+    limit = getattr(agent, "max_execution_time", None)
+    with ends_within(limit if isinstance(limit, (int, float)) and limit > 0 else None):
+        try:
+            yield
+        except TimeoutError as error:
+            left = seconds_left(None)
+            if isinstance(error, CrewProdError) or left is None or left > _ABOUT:
+                raise
+            text = f"Agent {agent.role!r} may take {limit} s for a task, and they are over."
+            raise _final(run, DeadlineExceeded(text, agent=agent.role)) from error
+
+
+def _final(run: Run, error: CrewProdError) -> Exception:
+    """What the layers above are to see: the end of the run, or what the user's code asked for."""
+    return error if in_users_code() else StopRun(run.stop(error))
 
 
 @contextmanager

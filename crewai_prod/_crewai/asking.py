@@ -27,7 +27,7 @@ from crewai.core.providers.human_input import (
 
 from crewai_prod import codec
 from crewai_prod._crewai.answers import decode_answer, encode_answer
-from crewai_prod._crewai.llm import scope_of
+from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import Passing, StopRun
 from crewai_prod.errors import CrewProdError, RunPaused
 from crewai_prod.failures import describe

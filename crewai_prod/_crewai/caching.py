@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 from crewai.agents.cache.cache_handler import CacheHandler
 
-from crewai_prod._crewai.llm import scope_of
+from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import is_tool_failure
 from crewai_prod._crewai.takeover import Seamed, original_of, seam_of, take_over
 from crewai_prod._crewai.tool_results import decode_result, encode_result

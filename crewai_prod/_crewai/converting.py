@@ -12,7 +12,8 @@ from crewai.utilities.converter import Converter
 from crewai.utilities.internal_instructor import InternalInstructor
 from pydantic import BaseModel
 
-from crewai_prod._crewai.llm import answer_beside, meter_beside
+from crewai_prod._crewai.llm import answer_beside
+from crewai_prod._crewai.metering import meter_beside
 from crewai_prod._crewai.takeover import Seamed, seam_class
 
 

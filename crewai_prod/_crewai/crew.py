@@ -196,7 +196,7 @@ def _working(facade: Any, asked: Asked) -> Any:
 def _alone(crew: Any, shop: _Shop, asked: Asked) -> CrewSeam:
     """A kickoff that is a run."""
     options = shop.seam.options.for_kickoff(asked.on_change, asked.unknown)
-    run = Run(options.open_journal(), options.tools)
+    run = Run(options.open_journal(), options.tools, options.retry)
     return CrewSeam(
         shop=shop,
         run=run,

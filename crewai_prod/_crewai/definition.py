@@ -15,7 +15,7 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.tools.base_tool import BaseTool
 
 from crewai_prod import codec
-from crewai_prod._crewai.llm import model_params
+from crewai_prod._crewai.model_call import model_params
 from crewai_prod._crewai.takeover import original_of, really_a
 from crewai_prod.replay import TaskDefinition
 from crewai_prod.steps import digest

@@ -278,7 +278,7 @@ def _seam(facade: Any, seam: FacadeSeam, asked: Asked) -> FlowSeam:
             nested=run.nest(place, definition.name, meant),
         )
     options = seam.options.for_kickoff(asked.on_change, asked.unknown)
-    run = Run(options.open_journal(), options.tools)
+    run = Run(options.open_journal(), options.tools, options.retry)
     name = facade.name or type(seam.original).__name__
     return FlowSeam(
         holder=holder,

@@ -23,7 +23,8 @@ from crewai_prod._crewai.flow_steps import (
     kinds_of,
     whole_state,
 )
-from crewai_prod._crewai.llm import read_metrics, scope_of
+from crewai_prod._crewai.metering import read_metrics
+from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, put_private, seam_of
 from crewai_prod.errors import RunPaused

@@ -14,7 +14,7 @@ from typing import Any
 from crewai.llms.base_llm import BaseLLM
 from crewai.tasks.llm_guardrail import LLMGuardrail
 
-from crewai_prod._crewai.llm import model_failures
+from crewai_prod._crewai.metering import model_failures
 from crewai_prod._crewai.takeover import really_a
 
 _classes: dict[type, type] = {}

@@ -24,7 +24,7 @@ from crewai.memory.unified_memory import Memory
 
 from crewai_prod import codec
 from crewai_prod._crewai.agents import in_scope
-from crewai_prod._crewai.llm import scope_of
+from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.saves import Saves, settled
 from crewai_prod._crewai.stop import refusing
 from crewai_prod._crewai.takeover import Seamed, original_of, put_private, seam_of, take_over

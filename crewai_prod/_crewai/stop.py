@@ -37,10 +37,13 @@ except ImportError:
 
 
 class StopRun(Passing):
-    """Carries a stored refusal out of CrewAI; never leaves this package."""
+    """Carries a stored refusal out of CrewAI; never leaves this package.
+
+    Its text is not the refusal's: CrewAI looks in texts for signs of what it can work around.
+    """
 
     def __init__(self, error: CrewProdError) -> None:
-        super().__init__(error.message, source="crewai-prod")
+        super().__init__(f"stopped by crewai-prod: {type(error).__name__}", source="crewai-prod")
         self.error = error
 
 

@@ -19,7 +19,8 @@ from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.base_tool import BaseTool
 
 from crewai_prod import codec
-from crewai_prod._crewai.llm import outside_calls, scope_of
+from crewai_prod._crewai.metering import outside_calls
+from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.tool_results import (
     decode_result,
     encode_result,
@@ -88,16 +89,15 @@ class ToolCall:
 
     @classmethod
     def begin(cls, seam: ToolSeam, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolCall:
-        """Look the call up and commit its intent; settled if there is nothing left to do.
-
-        Raises:
-            Exception: What the tool raised when it was called before, for this decision.
-        """
+        """Look the call up and commit its intent; settled if there is nothing left to do."""
         run, call = seam.run, cls(seam=seam, given=(args, kwargs))
         arguments: Mapping[str, Any] = {**kwargs, "*": list(args)} if args else kwargs
         try:
             scope = scope_of(run, within=seam.within)
-            call._check_again(scope)
+            call.error = call._raised_before(scope)
+            if call.error is not None:
+                call.settled = True
+                return call
             ticket = run.begin_tool(scope, seam.original.name, arguments, seam.options)
         except CrewProdError as refusal:
             call.value, call.settled = refused(refusal), True
@@ -144,15 +144,16 @@ class ToolCall:
             raise self.error
         return self.value
 
-    def _check_again(self, scope: Scope) -> None:
-        """Raise what the same call has raised, if nothing else was called in its scope since."""
+    def _raised_before(self, scope: Scope) -> Exception | None:
+        """What the same call has raised, if nothing else was called in its scope since."""
         last = self.seam.raised.get(scope.path)
         if last is None or one_for_one.get():
-            return
+            return None
         same = (last.tool, last.given) == (self.seam.original.name, self.given)
-        if same and self.seam.run.last_step(scope) == last.step_id:
-            self.seam.run.check()
-            raise last.error
+        if not same or self.seam.run.last_step(scope) != last.step_id:
+            return None
+        self.seam.run.check()
+        return last.error
 
     def _replay(self, record: StepRecord) -> None:
         """What it returned or raised."""
@@ -184,7 +185,8 @@ class ToolCall:
         """Where the tool's own code runs: no part of the model call around it."""
         token = worker_failures.set(self.workers)
         try:
-            with in_body(self.seam.run, self._live.ticket), outside_calls():
+            users = not isinstance(self.seam.original, BaseAgentTool)
+            with in_body(self.seam.run, self._live.ticket, users=users), outside_calls():
                 yield
         finally:
             worker_failures.reset(token)

@@ -18,7 +18,7 @@ import pytest
 from crewai import Agent, Crew, Task
 
 from crewai_prod import harden, open_journal
-from crewai_prod._crewai.llm import model_params
+from crewai_prod._crewai.model_call import model_params
 from crewai_prod.errors import RunMismatch
 from crewai_prod.heart import HEART
 from crewai_prod.records import RunStatus, StepStatus

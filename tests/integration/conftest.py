@@ -7,8 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from crewai_prod.testing import no_waiting
 from tests.integration.parts import SCRIPT, Effects
 from tests.openai_server import Server
+
+
+@pytest.fixture(autouse=True)
+def _nobody_waits(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test waits before a retry, but those whose subject it is."""
+    if "waits" in request.keywords:
+        yield
+        return
+    with no_waiting():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,6 @@ import pytest
 
 from crewai_prod import Outcome, Retry, current_step, open_journal, open_run, step
 from crewai_prod.errors import ToolOutcomeUnknown, ToolTimeout
-from crewai_prod.waiting import skipping
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting() -> Iterator[None]:
-    with skipping():
-        yield
 
 
 def test_a_step_is_tried_again_under_the_same_key(tmp_path: Path) -> None:

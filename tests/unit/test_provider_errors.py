@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -63,9 +63,9 @@ def _openai(status: int, code: str | None, message: str = "no", **headers: str) 
     response = httpx.Response(status, request=request, headers=headers)
     body = {"message": message, "type": "some", "code": code}
     client = openai.OpenAI(api_key="sk-test")
-    made: Any = client._make_status_error(message, body={"error": body}, response=response)
-    assert isinstance(made, Exception)
-    return made
+    return cast(
+        Exception, client._make_status_error(message, body={"error": body}, response=response)
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_rate_limit_says_how_long() -> None:
 def _like(name: str, module: str, **values: Any) -> Exception:
     """An exception as an SDK that need not be installed here would raise it."""
     kind = type(name, (Exception,), {"__module__": module})
-    error = kind("it failed")
+    error: Exception = kind("it failed")
     for key, value in values.items():
         setattr(error, key, value)
     return error

@@ -1,0 +1,174 @@
+"""What a model call that is under way reports about itself: tokens, ids, why it ended."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from crewai.types.usage_metrics import UsageMetrics
+
+from crewai_prod._crewai.sdks import one_try, tried_once
+from crewai_prod._crewai.takeover import Seamed
+from crewai_prod.records import Usage
+
+
+@dataclass(slots=True)
+class Meter:
+    """What one live call reported about itself, in the order it was reported.
+
+    Attributes:
+        usages: Reports of the model itself.
+        inner: Reports of other models that it handed the call on to. They count if it says nothing
+            itself: a model that does knows of them.
+        late: Told of a report that comes after the call was left at its deadline.
+        awaited: Whether such a report is to be expected.
+    """
+
+    usages: list[Mapping[str, Any]] = field(default_factory=list)
+    inner: list[Mapping[str, Any]] = field(default_factory=list)
+    late: Callable[[Mapping[str, Any]], None] | None = None
+    awaited: bool = False
+    finish_reason: str | None = None
+    response_id: str | None = None
+    _closed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def report_inner(self, usage: Mapping[str, Any]) -> bool:
+        """Take up the report of another model; False if the call has been recorded without it."""
+        with self._lock:
+            if not self._closed and usage:
+                self.inner.append(usage)
+            return not self._closed or bool(self.usages)
+
+    def report(self, usage: Mapping[str, Any]) -> None:
+        """Take up a report of the model itself."""
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self.usages.append(usage)
+        if closed and self.late is not None:
+            self.late(usage)
+
+    def close(self) -> Usage | None:
+        """All reports of the call together; None if nobody reported anything."""
+        with self._lock:
+            self._closed = True
+        reported = self.usages or self.inner
+        return sum(map(read_usage, reported), Usage()) if reported else None
+
+
+_meter: ContextVar[Meter | None] = ContextVar("crewai_prod_meter", default=None)
+model_failures: ContextVar[list[Exception] | None] = ContextVar(
+    "crewai_prod_model_failures", default=None
+)
+"""Why calls made here had no answer, where somebody wants to know; one in no shape is an answer."""
+_live: ContextVar[frozenset[int]] = ContextVar("crewai_prod_live", default=frozenset())
+
+
+def current_meter() -> Meter | None:
+    """The meter of the model call that this code is part of."""
+    return _meter.get()
+
+
+def read_usage(report: Mapping[str, Any]) -> Usage:
+    """A provider's usage report in the journal's terms."""
+    metrics = UsageMetrics.from_provider_dict(dict(report))
+    if metrics is None:
+        return Usage()
+    return Usage(
+        input_tokens=metrics.prompt_tokens,
+        output_tokens=metrics.completion_tokens,
+        cache_read_tokens=metrics.cached_prompt_tokens,
+        cache_write_tokens=metrics.cache_creation_tokens,
+        reasoning_tokens=metrics.reasoning_tokens,
+        calls=metrics.successful_requests,
+    )
+
+
+def read_metrics(usage: Usage) -> UsageMetrics:
+    """The journal's usage in CrewAI's terms."""
+    return UsageMetrics(
+        total_tokens=usage.total_tokens,
+        prompt_tokens=usage.input_tokens,
+        completion_tokens=usage.output_tokens,
+        cached_prompt_tokens=usage.cache_read_tokens,
+        cache_creation_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        successful_requests=usage.calls,
+    )
+
+
+class MeteredLLM(Seamed):
+    """Reports what a provider's code counts to the call that is under way.
+
+    While a call is under way the SDK tries once: whether it is tried again is decided here.
+    """
+
+    def _get_sync_client(self) -> Any:
+        return tried_once(super()._get_sync_client())  # type: ignore[misc]
+
+    def _get_async_client(self) -> Any:
+        return tried_once(super()._get_async_client())  # type: ignore[misc]
+
+    def _prepare_completion_params(self, *args: Any, **kwargs: Any) -> Any:
+        """For LiteLLM, which hands these on to the SDK it calls."""
+        params = super()._prepare_completion_params(*args, **kwargs)  # type: ignore[misc]
+        if _meter.get() is not None and getattr(self, "is_litellm", False):
+            params |= {"max_retries": 0, "num_retries": 0}
+        return params
+
+    def _track_token_usage_internal(self, usage_data: dict[str, Any]) -> None:
+        meter = _meter.get()
+        if meter is not None and usage_data:
+            self._report(meter, usage_data)
+        super()._track_token_usage_internal(usage_data)  # type: ignore[misc]
+
+    def _report(self, meter: Meter, usage: Mapping[str, Any]) -> None:
+        meter.report(usage)
+
+    def _emit_call_completed_event(self, *args: Any, **kwargs: Any) -> None:
+        meter = _meter.get()
+        if meter is not None:
+            meter.finish_reason = kwargs.get("finish_reason") or meter.finish_reason
+            meter.response_id = kwargs.get("response_id") or meter.response_id
+        super()._emit_call_completed_event(*args, **kwargs)  # type: ignore[misc]
+
+
+def meter_beside(usage: dict[str, Any]) -> None:
+    """Report what a request cost that was sent past the model's own class."""
+    meter = _meter.get()
+    if meter is not None and usage:
+        meter.report(usage)
+
+
+@contextmanager
+def outside_calls() -> Iterator[None]:
+    """A tool's body is no part of the model call around it: its own calls are steps."""
+    live, meter = _live.set(frozenset()), _meter.set(None)
+    try:
+        yield
+    finally:
+        _live.reset(live)
+        _meter.reset(meter)
+
+
+@contextmanager
+def calling(*llms: Any) -> Iterator[Meter]:
+    """Where these models are called: what they count is this call's, and they are no new steps."""
+    meter = Meter()
+    live, metered = _live.set(_live.get() | {id(llm) for llm in llms}), _meter.set(meter)
+    try:
+        with one_try():
+            yield meter
+    finally:
+        _live.reset(live)
+        _meter.reset(metered)
+
+
+def is_live(llm: Any) -> bool:
+    """Whether this code is part of a call of this model."""
+    return id(llm) in _live.get()

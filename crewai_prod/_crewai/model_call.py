@@ -1,0 +1,291 @@
+"""One call of a model as the run sees it: looked up, made, committed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import orjson
+from crewai.events.types.llm_events import LLMCallType
+from crewai.llms.base_llm import llm_call_context
+from pydantic import ValidationError
+
+from crewai_prod._crewai.answers import chunks_of, decode_answer, encode_answer
+from crewai_prod._crewai.metering import Meter, calling, model_failures, read_usage
+from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.stop import StopRun
+from crewai_prod._crewai.takeover import seam_of
+from crewai_prod._crewai.tries import Tries
+from crewai_prod.deadlines import acall_within, call_within
+from crewai_prod.errors import CrewProdError
+from crewai_prod.failures import billed_usage, describe, revive
+from crewai_prod.records import StepRecord, StepStatus, Usage
+from crewai_prod.run import Answer, DirectCall, Run, body_point, in_users_code
+from crewai_prod.steps import Scope, digest
+from crewai_prod.threads import in_thread
+from crewai_prod.walk import Ticket
+
+_ARGUMENTS = (
+    "messages",
+    "tools",
+    "callbacks",
+    "available_functions",
+    "from_task",
+    "from_agent",
+    "response_model",
+)
+_SAMPLING = (
+    "model",
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "seed",
+    "n",
+    "frequency_penalty",
+    "presence_penalty",
+    "reasoning_effort",
+    "logprobs",
+    "top_logprobs",
+    "thinking",
+    "api",
+)
+"""What decides a model's answer besides the conversation. Keys, headers and addresses are not here:
+parameters are stored."""
+
+_TOOL_CALL = LLMCallType.TOOL_CALL
+_schemas: WeakKeyDictionary[type, Any] = WeakKeyDictionary()
+
+Work: TypeAlias = Callable[[Any], Any]
+AsyncWork: TypeAlias = Callable[[Any], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCall:
+    """One call of a model, as the run sees it."""
+
+    llm: Any
+    run: Run
+    scope: Scope
+    model: str
+    provider: str | None
+    sources: dict[str, Any]
+    messages: list[Mapping[str, Any]]
+    params: dict[str, Any]
+    types: tuple[Any, ...]
+
+    @classmethod
+    def read(cls, llm: Any, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
+        """The call as its arguments and the place it is made in describe it."""
+        given = given_by_name(args, kwargs)
+        messages = given.get("messages") or []
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        response_model = given.get("response_model")
+        response_format = llm.__dict__.get("response_format")
+        task, agent = given.get("from_task"), given.get("from_agent")
+        return cls(
+            llm=llm,
+            run=run,
+            scope=scope_of(run, task, agent, within=seam_of(llm).within),
+            model=str(llm.model),
+            provider=getattr(llm, "provider", None),
+            sources={name: given.get(name) for name in ("from_task", "from_agent")},
+            messages=list(messages),
+            params=model_params(llm, given.get("tools"), response_model, response_format),
+            types=(response_model, response_format),
+        )
+
+    @property
+    def shortened(self) -> bool:
+        """Whether CrewAI is to shorten the conversation if it is too long, and to ask again."""
+        return bool(getattr(self.sources["from_agent"], "respect_context_window", False))
+
+    def answer(self, work: Work, *, alone: bool = False) -> Any:
+        """The recorded answer, or the one that `work` gives, committed.
+
+        Args:
+            work: Asks a model: this one, or one that stands in for it.
+            alone: No other model can stand in for it.
+        """
+        ticket = self.begin()
+        if ticket.recorded is not None:
+            return self.replay(ticket.recorded)
+        tries = Tries(self, ticket, alone=alone)
+        with self.run.in_flight(), tries.ended():
+            return tries.loop()(self._try, tries, work)
+
+    def _try(self, tries: Tries, work: Work) -> Any:
+        tries.begin()
+        with calling(self.llm, tries.model) as meter:
+            body_point("model.before_call")
+            try:
+                answer = call_within(tries.seconds, lambda: work(tries.model))
+            except Exception as error:
+                failure = tries.failed(error, meter)
+                if failure is error:
+                    raise
+                raise failure from error
+        body_point("model.after_call")
+        return tries.answered(answer, meter)
+
+    async def aanswer(self, work: AsyncWork) -> Any:
+        """`answer` on an event loop; commits on worker threads."""
+        ticket = self.begin()
+        if ticket.recorded is not None:
+            return self.replay(ticket.recorded)
+        tries = Tries(self, ticket)
+        with self.run.in_flight(), tries.ended():
+            return await tries.aloop()(self._atry, tries, work)
+
+    async def _atry(self, tries: Tries, work: AsyncWork) -> Any:
+        tries.begin()
+        with calling(self.llm, tries.model) as meter:
+            body_point("model.before_call")
+            try:
+                answer = await acall_within(tries.seconds, lambda: work(tries.model))
+            except Exception as error:
+                failure = await in_thread(tries.failed, error, meter)
+                if failure is error:
+                    raise
+                raise failure from error
+        body_point("model.after_call")
+        return await in_thread(tries.answered, answer, meter)
+
+    def begin(self) -> Ticket:
+        """Look the call up.
+
+        Raises:
+            StopRun: The run was stopped.
+            ModelError: The same request has failed for good in this session.
+        """
+        try:
+            return self.run.begin_model(
+                self.scope, self.model, self.messages, self.params, self.provider
+            )
+        except CrewProdError as error:
+            if in_users_code() and self.run.stopped is None:
+                raise
+            raise StopRun(error) from error
+
+    def replay(self, record: StepRecord) -> Any:
+        """The recorded answer; raises a failure that the run has survived."""
+        if record.status is StepStatus.FAILED:
+            raise revive(orjson.loads(record.error or "{}"))
+        assert record.result is not None
+        answer = decode_answer(record.result, self.types)
+        if _streams(self.llm):
+            self._stream(answer)
+        return answer
+
+    def _stream(self, answer: Any) -> None:
+        """Tell who listens to the stream a recorded answer, each part of it in one chunk."""
+        with llm_call_context():
+            for text, call in chunks_of(answer):
+                about = {} if call is None else {"tool_call": call, "call_type": _TOOL_CALL}
+                self.llm._emit_stream_chunk_event(chunk=text, **about, **self.sources)
+
+    def finish(self, ticket: Ticket, answer: Any, meter: Meter, model: str) -> Any:
+        """Commit the answer.
+
+        Raises:
+            StopRun: It could not be committed.
+        """
+        result, text = encode_answer(answer)
+        try:
+            self.run.finish_model(
+                ticket,
+                Answer(
+                    result=result,
+                    text=text,
+                    usage=self._usage(meter),
+                    model=model,
+                    response_id=meter.response_id,
+                    finish_reason=meter.finish_reason,
+                ),
+            )
+        except CrewProdError as error:
+            raise StopRun(error) from error
+        return decode_answer(result, self.types) if isinstance(answer, list) else answer
+
+    def failed(self, ticket: Ticket, error: Exception, meter: Meter) -> None:
+        """Record a try that failed, with what it cost.
+
+        Raises:
+            StopRun: It could not be committed.
+        """
+        failures = model_failures.get()
+        if failures is not None and not isinstance(error, ValidationError):
+            failures.append(error)
+        usage = self._usage(meter)
+        report = billed_usage(error) if usage is None else None
+        if report is not None:
+            usage = replace(read_usage(report), calls=0)
+        try:
+            self.run.fail_model(ticket, error, usage, describe(error))
+        except CrewProdError as refusal:
+            raise StopRun(refusal) from error
+
+    def bill_late(self, ticket: Ticket, attempt: int, usage: Mapping[str, Any]) -> None:
+        """Bill a try that was left at its deadline and was answered after all."""
+        if self.run.ended:
+            self.run.log.llm_unmetered(
+                model=self.model, task=self.scope.task_name, agent=self.scope.agent
+            )
+            return
+        call = DirectCall(
+            model=self.model,
+            provider=self.provider,
+            meant=digest(b"late", ticket.step_id.encode(), str(attempt).encode()),
+            started_at=ticket.started_at,
+            duration_ms=ticket.elapsed_ms,
+            usage=read_usage(usage),
+        )
+        with suppress(CrewProdError):  # the run has stored it and stops at its next step
+            self.run.record_direct(self.scope, call)
+
+    def _usage(self, meter: Meter) -> Usage | None:
+        """What the call cost. Another model's report of it may be on its way."""
+        if not meter.usages and meter.awaited and self.run.await_reports is not None:
+            self.run.await_reports()
+        return meter.close()
+
+
+def _streams(llm: Any) -> bool:
+    """Whether the model streams in this call; newer releases can say so for one call alone."""
+    effective = getattr(llm, "_effective_stream", None)
+    return bool(effective() if effective is not None else getattr(llm, "stream", False))
+
+
+def model_params(llm: Any, tools: Any, response_model: Any, response_format: Any) -> dict[str, Any]:
+    """What decides a model's answer besides the conversation."""
+    values = llm.__dict__
+    params = {name: values[name] for name in _SAMPLING if values.get(name) is not None}
+    stop = getattr(llm, "stop_sequences", None) or values.get("stop")
+    if stop:
+        params["stop"] = sorted(set(stop))  # CrewAI hands on a set, ordered anew in each process
+    if tools:
+        params["tools"] = tools
+    for name, value in (("response_model", response_model), ("response_format", response_format)):
+        if value is not None:
+            params[name] = _schema(value)
+    return params
+
+
+def given_by_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    return {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
+
+
+def _schema(kind: Any) -> Any:
+    if not isinstance(kind, type):
+        return kind
+    if kind not in _schemas:
+        make = getattr(kind, "model_json_schema", None)
+        _schemas[kind] = make() if make is not None else kind.__qualname__
+    return _schemas[kind]

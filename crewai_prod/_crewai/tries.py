@@ -1,0 +1,242 @@
+"""The tries of one model call: after each, another one, another model, or the end.
+
+Rule: the layers above see an answer or a failure that is final. One that another try cannot help
+stops the run, so that nothing CrewAI makes of it (a complaint, a text, an answer without a plan)
+passes for a result. Exceptions: a conversation that is too long is CrewAI's to shorten, if the
+agent says so (if not, CrewAI would end the process); what is asked beside the conversation (to
+remember something) is no part of the result; and in a body of the user's own, a tool's or a
+step's, it is the user's code that hears of it and decides.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
+
+from crewai_prod._crewai.fallbacks import fallback
+from crewai_prod._crewai.metering import Meter
+from crewai_prod._crewai.stop import Passing, StopRun
+from crewai_prod.deadlines import TimeLimit, seconds_left
+from crewai_prod.errors import (
+    ContextOverflow,
+    CrewProdError,
+    DeadlineExceeded,
+    EmptyResponse,
+    ModelError,
+    ModelTimeout,
+    ModelUnavailable,
+)
+from crewai_prod.provider_errors import classify
+from crewai_prod.retry import Breaker
+from crewai_prod.run import in_users_code
+from crewai_prod.steps import lies_beside
+from crewai_prod.waiting import apause, pause
+from crewai_prod.walk import Ticket
+
+if TYPE_CHECKING:
+    from crewai_prod._crewai.model_call import ModelCall
+
+_OVERFLOWS: Final = 5
+"""How often one agent's conversation may be found too long until shortening it is given up."""
+_SICK: Final = (ModelUnavailable, ModelTimeout)
+"""Failures that say something about the provider, not about the request."""
+
+_breakers: dict[tuple[str, str], Breaker] = defaultdict(Breaker)
+_lock = threading.Lock()
+
+
+def breaker_of(model: Any) -> Breaker:
+    """The breaker of the provider that a model is asked of, one for the whole process."""
+    where = str(getattr(model, "base_url", None) or getattr(model, "endpoint", None) or "")
+    with _lock:
+        return _breakers[str(getattr(model, "provider", "")), where]
+
+
+class Tries:
+    """What has been tried for one model call, and what comes next.
+
+    Args:
+        call: The call.
+        ticket: Its step, not recorded yet.
+        alone: No other model can stand in.
+
+    Attributes:
+        model: Who is asked now.
+    """
+
+    def __init__(self, call: ModelCall, ticket: Ticket, *, alone: bool = False) -> None:
+        self.model: Any = call.llm
+        self._call = call
+        self._ticket = ticket
+        self._run = call.run
+        self._retry = call.run.retry
+        self._alone = alone
+        self._others = 0
+        self._of_model = 0
+        self._made = 0
+        self._began = time.monotonic()
+        self._wait = 0.0
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the next try may take."""
+        return seconds_left(self._retry.timeout)
+
+    def loop(self) -> Retrying:
+        """What makes the tries; it raises what the last one raised."""
+        return Retrying(
+            retry=retry_if_exception(self._goes_on),
+            wait=self._seconds_to_wait,
+            sleep=lambda seconds: pause(seconds, self._still_wanted),
+            reraise=True,
+        )
+
+    def aloop(self) -> AsyncRetrying:
+        """The same on an event loop."""
+        return AsyncRetrying(
+            retry=retry_if_exception(self._goes_on),
+            wait=self._seconds_to_wait,
+            sleep=lambda seconds: apause(seconds, self._still_wanted),
+            reraise=True,
+        )
+
+    def begin(self) -> None:
+        """Begin a try.
+
+        Raises:
+            ModelUnavailable: Its provider has failed too often to be asked now.
+            DeadlineExceeded: There is no time left for it.
+        """
+        self._still_wanted()
+        left = seconds_left(None)
+        if left is not None and left <= 0:
+            raise DeadlineExceeded
+        self._of_model += 1
+        refused = breaker_of(self.model).refuses(self._retry.open_for)
+        if refused is not None:
+            raise ModelUnavailable(
+                f"{self._name()} has failed {self._retry.open_after} times in a row and is left "
+                f"alone for {refused:.0f} s.",
+                retry_after=refused,
+            )
+        if self._made:
+            self._run.try_again(self._ticket)
+        self._made += 1
+
+    def answered(self, answer: Any, meter: Meter) -> Any:
+        """Commit an answer.
+
+        Raises:
+            EmptyResponse: It says nothing.
+        """
+        breaker_of(self.model).succeeded()
+        if answer is None or (isinstance(answer, (str, list)) and not answer):
+            empty = EmptyResponse()
+            self._call.failed(self._ticket, empty, meter)
+            raise empty
+        return self._call.finish(self._ticket, answer, meter, str(self.model.model))
+
+    def failed(self, error: Exception, meter: Meter) -> Exception:
+        """Record a try that failed; returns what it means. A hook's refusal is none."""
+        if isinstance(error, Passing):
+            return error
+        failure = self._meaning(error)
+        if isinstance(error, TimeLimit):
+            ticket, attempt = self._ticket, self._made
+            meter.late = lambda usage: self._call.bill_late(ticket, attempt, usage)
+        if isinstance(failure, _SICK):
+            breaker_of(self.model).failed(self._retry.open_after)
+        if failure is not error:
+            failure.__cause__ = failure.__cause__ or error
+        self._call.failed(self._ticket, failure, meter)
+        return failure
+
+    def _meaning(self, error: Exception) -> Exception:
+        if not isinstance(error, TimeLimit):
+            return classify(error) or error
+        left = seconds_left(None)
+        if left is not None and left <= 0:
+            return DeadlineExceeded()
+        return ModelTimeout(f"{self._name()} did not answer within {self._retry.timeout} s.")
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """Around all tries: what the last one raised becomes what the layers above are to see."""
+        try:
+            yield
+        except (ModelError, DeadlineExceeded) as error:
+            raise self._final(error) from error.__cause__
+
+    def _final(self, error: CrewProdError) -> Exception:
+        scope = self._ticket.scope
+        error.task, error.agent, error.step_id = scope.task_name, scope.agent, self._ticket.step_id
+        error.run_id = self._run.run_id
+        error.fields |= {"attempts": self._made, "model": str(self.model.model)}
+        given = error.__cause__
+        if isinstance(error, ContextOverflow) and self._call.shortened:
+            if self._run.overflowed(scope) <= _OVERFLOWS and isinstance(given, Exception):
+                return given
+        elif lies_beside(scope.path) and isinstance(given, Exception):
+            self._run.degraded = True
+            return given
+        self._run.failed_for_good(self._ticket.step_id, error)
+        return error if in_users_code() else StopRun(self._run.stop(error))
+
+    def _goes_on(self, error: BaseException) -> bool:
+        """Whether there is another try, and after how long."""
+        if not isinstance(error, ModelError):
+            return False
+        elapsed = time.monotonic() - self._began
+        wait = self._retry.wait(error, self._of_model, elapsed)
+        if wait is None:
+            if not self._next_model(error):
+                return False
+            wait = 0.0
+        self._wait = wait
+        ticket = self._ticket
+        self._run.log.retrying(
+            step_id=ticket.step_id,
+            name=ticket.name,
+            attempt=ticket.attempt,
+            error=error,
+            wait_ms=wait * 1000,
+            task=ticket.scope.task_name,
+            agent=ticket.scope.agent,
+        )
+        return True
+
+    def _next_model(self, error: ModelError) -> bool:
+        other = None if self._alone else fallback(self._run, self._others)
+        if other is None:
+            return False
+        before = self._name()
+        self.model, self._others, self._of_model = other, self._others + 1, 0
+        self._run.log.llm_fallback(
+            before=before,
+            model=self._name(),
+            error=error,
+            step_id=self._ticket.step_id,
+            task=self._ticket.scope.task_name,
+            agent=self._ticket.scope.agent,
+        )
+        return True
+
+    def _seconds_to_wait(self, state: RetryCallState) -> float:
+        left = seconds_left(self._wait)
+        return max(0.0, left if left is not None else self._wait)
+
+    def _still_wanted(self) -> None:
+        """Nobody waits in a run that was stopped."""
+        try:
+            self._run.check()
+        except CrewProdError as refusal:
+            raise StopRun(refusal) from refusal
+
+    def _name(self) -> str:
+        return str(self.model.model)
