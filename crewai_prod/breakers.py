@@ -18,11 +18,13 @@ from crewai_prod.errors import (
     ToolUnavailable,
 )
 from crewai_prod.provider_errors import classify
-from crewai_prod.retry import Breaker
+from crewai_prod.retry import Breaker, Retry
+from crewai_prod.tooling import ToolOptions
 
 _OF_TOOL = (ToolTimeout, ToolUnavailable, ToolCrashed)
 _OF_SERVICE = (ModelTimeout, ModelUnavailable, RateLimited)
 _OF_PROVIDER = (ModelTimeout, ModelUnavailable)
+_DEFAULT = Retry()
 _breakers: dict[tuple[str, ...], Breaker] = {}
 _lock = threading.Lock()
 
@@ -37,17 +39,26 @@ def of_provider(provider: str, address: str) -> Breaker:
     return _of("provider", provider, address)
 
 
-def note_tool(name: str, failure: BaseException | None, open_after: int) -> None:
+def refuses_tool(name: str, options: ToolOptions) -> float | None:
+    """Seconds for which a tool is not called, None if it may be."""
+    return of_tool(name).refuses(_retry(options).open_for)
+
+
+def note_tool(name: str, options: ToolOptions, failure: BaseException | None) -> None:
     """A tool's call has ended: with what it says of the tool, if it failed."""
     telling = isinstance(failure, _OF_TOOL) or (
         failure is not None and isinstance(classify(failure), _OF_SERVICE)
     )
-    _note(of_tool(name), telling, open_after)
+    _note(of_tool(name), telling, _retry(options).open_after)
 
 
 def note_provider(breaker: Breaker, failure: BaseException | None, open_after: int) -> None:
     """A model's call has ended: with what it says of the provider, if it failed."""
     _note(breaker, isinstance(failure, _OF_PROVIDER), open_after)
+
+
+def _retry(options: ToolOptions) -> Retry:
+    return options.retry or _DEFAULT
 
 
 def forget() -> None:

@@ -81,6 +81,11 @@ class Options:
             return shared_journal(self.journal, self.settings.durability)
         return self.journal
 
+    @property
+    def sensitive(self) -> frozenset[str]:
+        """The names of arguments that are declared never to be shown."""
+        return frozenset().union(*(tool.sensitive for tool in self.tools.values()))
+
     def open_log(self, journal: Journal, run_id: str, crew: str | None) -> RunLog:
         """The log of one run."""
         return open_log(
@@ -88,6 +93,7 @@ class Options:
             journal_path=Path(journal.location),
             run_id=run_id,
             content=self.settings.log_content,
+            sensitive=self.sensitive,
             workflow=crew,
         )
 

@@ -12,6 +12,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -19,7 +20,7 @@ from typing import Any, Self, TypeVar, overload
 import orjson
 
 from crewai_prod.errors import UsageError
-from crewai_prod.failures import describe, revive
+from crewai_prod.failures import revive
 from crewai_prod.kickoff import Kickoff, attach_finished, place_around, with_cause
 from crewai_prod.options import Options
 from crewai_prod.records import StepKind, StepRecord, StepStatus
@@ -28,6 +29,7 @@ from crewai_prod.steps import Scope
 from crewai_prod.stored import UNFAITHFUL, Kinds, kinds_seen_by, pack, unpack
 from crewai_prod.threads import in_thread
 from crewai_prod.tooling import ToolOptions
+from crewai_prod.trying import End, Made, Returned, Stopped, Trying
 from crewai_prod.walk import Ticket
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,7 +52,8 @@ def step(function: Any = None, /, *, name: str | None = None, **declared: Any) -
         name: In the journal. Default: the function's qualified name.
         **declared: As for tools. `effect`: `nested` (default: called again if it was interrupted;
             what is hardened in it is not repeated), `read`, or `write` (if it was interrupted or
-            raised, the run pauses: nobody can tell whether it acted). `idempotent`, `reconcile`.
+            raised, the run pauses: nobody can tell whether it acted). `idempotent`, `reconcile`,
+            `timeout`, `retry`, `sensitive`.
 
     Raises:
         UsageError: An option that does not exist.
@@ -104,14 +107,9 @@ class StepDefinition:
             return self.function(*args, **kwargs)
         if begun.settled:
             return begun.replay()
+        body = functools.partial(self.function, *args, **kwargs)
         with begun.run.in_flight():
-            try:
-                with in_body(begun.run, begun.ticket):
-                    result = self.function(*args, **kwargs)
-            except Exception as error:
-                begun.failed(error)
-                raise
-            return begun.finish(result)
+            return begun.settle(begun.trying.make(body, begun.body))
 
     async def acall(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """As `call`, for a coroutine function; commits are made on worker threads."""
@@ -120,14 +118,10 @@ class StepDefinition:
             return await self.function(*args, **kwargs)
         if begun.settled:
             return begun.replay()
+        body = functools.partial(self.function, *args, **kwargs)
         with begun.run.in_flight():
-            try:
-                with in_body(begun.run, begun.ticket):
-                    result = await self.function(*args, **kwargs)
-            except Exception as error:
-                await in_thread(begun.failed, error)
-                raise
-            return await in_thread(begun.finish, result)
+            end = await begun.trying.make_later(body, begun.body)
+            return await in_thread(begun.settle, end)
 
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> StepCall | None:
         place = place_around()
@@ -136,17 +130,26 @@ class StepDefinition:
         run, scope = place
         arguments = _named(self.function, args, kwargs)
         ticket = run.begin_tool(scope, self.name, arguments, self.options, StepKind.FUNCTION)
-        return StepCall(run, ticket, self.options, self.kinds)
+        trying = Trying(run=run, ticket=ticket, options=self.options, arguments=arguments)
+        return StepCall(trying, self.kinds)
 
 
 @dataclass(frozen=True, slots=True)
 class StepCall:
     """One call of a step, between its beginning and its end."""
 
-    run: Run
-    ticket: Ticket
-    options: ToolOptions
+    trying: Trying
     kinds: Kinds
+
+    @property
+    def run(self) -> Run:
+        """The run it belongs to."""
+        return self.trying.run
+
+    @property
+    def ticket(self) -> Ticket:
+        """Its step."""
+        return self.trying.ticket
 
     @property
     def record(self) -> StepRecord | None:
@@ -165,6 +168,24 @@ class StepCall:
             raise revive(orjson.loads(self.record.error or "{}"), self.kinds)
         return unpack(self.record.result or "null", self.kinds)
 
+    def body(self) -> AbstractContextManager[None]:
+        """Where its function runs."""
+        return in_body(self.run, self.ticket)
+
+    def settle(self, end: End) -> Any:
+        """What its caller gets.
+
+        Raises:
+            BaseException: What it raised; or what stopped the run there.
+        """
+        if isinstance(end, Returned):
+            return self.finish(end.result)
+        if isinstance(end, Made):
+            return end.result
+        if isinstance(end, Stopped):
+            raise end.raised or end.error
+        raise end.error
+
     def finish(self, result: Any) -> Any:
         """Commit the result; only then does anyone see it."""
         if self.record is not None:  # walked again, because its result could not be kept
@@ -175,15 +196,6 @@ class StepCall:
             text = UNFAITHFUL
         self.run.finish_tool(self.ticket, text, result if isinstance(result, str) else None)
         return result
-
-    def failed(self, error: Exception) -> None:
-        """Commit the failure; an effect nobody can vouch for pauses the run."""
-        if self.run.refused(error):
-            return
-        if self.ticket.effect == "write" and not self.options.idempotent:
-            why = f"raised {type(error).__name__}: {error}"
-            raise self.run.leave_unknown(self.ticket, why) from error
-        self.run.fail_tool(self.ticket, describe(error))
 
 
 def _named(

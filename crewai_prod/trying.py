@@ -11,14 +11,17 @@ What is decided here is committed before anyone hears of it. Knows nothing of cr
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from crewai_prod import breakers, codec
 from crewai_prod.concealing import conceal
-from crewai_prod.deadlines import TimeLimit, seconds_left
+from crewai_prod.deadlines import TimeLimit, acall_within, call_within, seconds_left
 from crewai_prod.errors import (
     CrewProdError,
     ToolCrashed,
@@ -34,9 +37,12 @@ from crewai_prod.replay import AGAIN
 from crewai_prod.retry import NO_RETRY, PASSING, Retry
 from crewai_prod.run import Run
 from crewai_prod.steps import idempotency_key
+from crewai_prod.threads import in_thread
 from crewai_prod.tooling import Outcome, ToolOptions
+from crewai_prod.waiting import apause, pause
 from crewai_prod.walk import Ticket
 
+Inside = Callable[[], AbstractContextManager[None]]
 _NOTHING_DONE = (ToolInputInvalid, ToolRejected, ToolUnavailable)
 
 
@@ -63,12 +69,20 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The run has stopped there."""
+    """The run has stopped there; `raised` is what that refusal had become on its way."""
 
     error: CrewProdError
+    raised: BaseException | None = None
 
 
-Next = Again | Made | Told | Stopped
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The body has come back with this, which is not committed yet."""
+
+    result: Any
+
+
+End = Returned | Made | Told | Stopped
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,15 +103,65 @@ class Trying:
     tries: int = 1
     began: float = field(default_factory=time.monotonic)
 
-    def returned(self) -> None:
-        """A try has come back."""
-        self._note(None)
+    def make(self, body: Callable[[], Any], inside: Inside) -> End:
+        """Call the body, here or on a thread with a deadline, until there is an end to it.
 
-    def failed(self, error: BaseException) -> Next:
+        Args:
+            body: A try.
+            inside: What holds while the body is at work.
+        """
+        while True:
+            try:
+                with inside():
+                    result = call_within(seconds_left(self.options.timeout), body)
+            except BaseException as error:
+                if not self._ends_call(error, on_loop=False):
+                    raise
+                found = self._failed(error)
+            else:
+                if not inspect.iscoroutine(result):  # else its end is still to come
+                    self._note(None)
+                return Returned(result)
+            if not isinstance(found, Again):
+                return found
+            try:
+                pause(found.seconds, self.run.check)
+                self._again()
+            except CrewProdError as refusal:
+                return Stopped(refusal)
+
+    async def make_later(self, body: Callable[[], Awaitable[Any]], inside: Inside) -> End:
+        """The same for an asynchronous body; commits are made on worker threads."""
+        while True:
+            try:
+                with inside():
+                    result = await acall_within(seconds_left(self.options.timeout), body)
+            except BaseException as error:
+                if not self._ends_call(error, on_loop=True):
+                    raise
+                found = await in_thread(self._failed, error)
+            else:
+                self._note(None)
+                return Returned(result)
+            if not isinstance(found, Again):
+                return found
+            try:
+                await apause(found.seconds, self.run.check)
+                await in_thread(self._again)
+            except CrewProdError as refusal:
+                return Stopped(refusal)
+
+    def _ends_call(self, error: BaseException, *, on_loop: bool) -> bool:
+        """Whether an exception ends no more than the call. What a step raises is its caller's."""
+        if self.ticket.kind is StepKind.TOOL:
+            return of_the_call(error, on_loop=on_loop)
+        return isinstance(error, Exception)
+
+    def _failed(self, error: BaseException) -> Again | Made | Told | Stopped:
         """Commit what a try ended with; says what happens next."""
         run = self.run
         if run.refused(error):  # by what was kicked off in the body: its outcome is open
-            return Stopped(run.stopped or CrewProdError())
+            return Stopped(run.stopped or CrewProdError(), error)
         failure = self._named(error)
         self._note(failure)
         try:
@@ -105,7 +169,7 @@ class Trying:
         except CrewProdError as refusal:
             return Stopped(refusal)
 
-    def again(self) -> None:
+    def _again(self) -> None:
         """Begin the next try.
 
         Raises:
@@ -140,10 +204,9 @@ class Trying:
 
     def _note(self, failure: Exception | None) -> None:
         if self.ticket.kind is StepKind.TOOL and self.ticket.effect != "nested":
-            open_after = (self.options.retry or NO_RETRY).open_after
-            breakers.note_tool(self.ticket.name, failure, open_after)
+            breakers.note_tool(self.ticket.name, self.options, failure)
 
-    def _decide(self, failure: Exception) -> Next:
+    def _decide(self, failure: Exception) -> Again | Made | Told | Stopped:
         outcome = self._outcome(failure)
         if outcome.kind == "done":
             self.run.finish_tool(self.ticket, codec.encode(outcome.result), None)
@@ -171,7 +234,8 @@ class Trying:
         found = self._reconciled()
         if found.kind != "unknown":
             return found
-        unknown = self.options.effect == "write" or isinstance(failure, ToolTimeout)
+        undeclared = self.options.effect is None and self.ticket.kind is StepKind.TOOL
+        unknown = not undeclared or isinstance(failure, ToolTimeout)
         return Outcome.unknown() if unknown else Outcome.failed()
 
     def _declared_safe(self, failure: Exception) -> bool:

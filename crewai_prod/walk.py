@@ -230,8 +230,8 @@ class Walk:
         What its body had done through steps of its own is there: the next try begins it anew.
         """
         record = self.history.take(ticket.step_id)
-        assert record is not None
-        self._try_again(ticket, record)
+        if record is not None:
+            self._try_again(ticket, record)
         ticket.started_at, ticket.clock = time.time(), time.perf_counter()
         self.enter(ticket.inner.path, retry=True)
 
@@ -257,6 +257,8 @@ class Walk:
         """
         if record.status is not StepStatus.FAILED or decided_again(record.error):
             return False
+        if record.epoch in self._failed_sessions and _too_long(record):
+            return False  # asking again costs nothing, and another model may stand there now
         cut_off = record.kind is StepKind.TOOL and record.epoch not in self._failed_sessions
         return self._finished or cut_off or self.history.went_on(record)
 
@@ -264,3 +266,8 @@ class Walk:
         """Whether a failed call is passed over because the model has been sent to work again."""
         sent = any(lies_in(scope.path, path) for path in self._complained)
         return sent and self.history.failed(step)
+
+
+def _too_long(record: StepRecord) -> bool:
+    """Whether a model has refused to read a conversation because of its length."""
+    return record.kind is StepKind.MODEL and '"ContextOverflow"' in (record.error or "")

@@ -31,6 +31,7 @@ from crewai_prod.run import Run
 from crewai_prod.tooling import ToolOptions
 
 _HIT = ToolOptions(effect="read")
+_HIDDEN_HIT = ToolOptions(effect="read", sensitive=frozenset({"input"}))
 _STORED = "cached"
 
 Call = tuple[str, str]
@@ -84,7 +85,7 @@ class RunCache(Seamed):
 def _read(seam: CacheSeam, shared: CacheHandler, call: Call) -> Any:
     arguments = {"input": call[1]}
     ticket = seam.run.begin_tool(
-        scope_of(seam.run), f"cached {call[0]}", arguments, _HIT, StepKind.FUNCTION
+        scope_of(seam.run), f"cached {call[0]}", arguments, _hit(seam.run), StepKind.FUNCTION
     )
     ticket.effect = CACHED
     known = call in seam.own
@@ -99,6 +100,11 @@ def _read(seam: CacheSeam, shared: CacheHandler, call: Call) -> Any:
     if not known:  # a later task of the run is to see it too, in whichever process
         seam.put(call, value)
     return value
+
+
+def _hit(run: Run) -> ToolOptions:
+    """A call's arguments are one text here, not to be shown where one may be sensitive."""
+    return _HIDDEN_HIT if any(tool.sensitive for tool in run.tools.values()) else _HIT
 
 
 class Caches:

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import orjson
@@ -31,7 +30,6 @@ from crewai_prod._crewai.tool_results import (
     told,
 )
 from crewai_prod.concealing import conceal
-from crewai_prod.deadlines import acall_within, call_within, seconds_left
 from crewai_prod.errors import CrewProdError, ModelError
 from crewai_prod.failures import describe
 from crewai_prod.records import StepRecord, StepStatus
@@ -39,8 +37,7 @@ from crewai_prod.run import Run, in_body
 from crewai_prod.steps import Scope
 from crewai_prod.threads import in_thread
 from crewai_prod.tooling import ToolOptions
-from crewai_prod.trying import Again, Made, Stopped, Trying, of_the_call
-from crewai_prod.waiting import apause, pause
+from crewai_prod.trying import End, Made, Returned, Stopped, Trying
 
 
 @dataclass(slots=True)
@@ -92,16 +89,15 @@ class ToolCall:
 
     @classmethod
     def begin(cls, seam: ToolSeam, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolCall:
-        """Look the call up and commit its intent; settled if there is nothing left to do.
-
-        Raises:
-            Exception: What the tool raised when it was called before, for this decision.
-        """
+        """Look the call up and commit its intent; settled if there is nothing left to do."""
         run, call = seam.run, cls(seam=seam, given=(args, kwargs))
         arguments: Mapping[str, Any] = {**kwargs, "*": list(args)} if args else kwargs
         try:
             scope = scope_of(run, within=seam.within)
-            call._check_again(scope)
+            call.error = call._raised_before(scope)
+            if call.error is not None:
+                call.settled = True
+                return call
             ticket = run.begin_tool(scope, seam.original.name, arguments, seam.options)
         except CrewProdError as refusal:
             call.value, call.settled = refused(refusal), True
@@ -124,52 +120,19 @@ class ToolCall:
             Exception: What the tool raised, for CrewAI to tell.
         """
         with self.seam.run.in_flight():
-            while True:
-                try:
-                    with self._body():
-                        result = call_within(seconds_left(self.seam.options.timeout), body)
-                except BaseException as error:
-                    if not of_the_call(error, on_loop=False):
-                        raise
-                    wait = self._failed(error)
-                else:
-                    if inspect.iscoroutine(result):
-                        break
-                    return self._finish(result)
-                if wait is None:
-                    return self.end()
-                pause(wait, self.seam.run.check)
-                if not self._again():
-                    return self.value
-        return self.make_later(body, first=result)
+            end = self._live.make(body, self._body)
+            if not (isinstance(end, Returned) and inspect.iscoroutine(end.result)):
+                self._settle(end)
+                return self.end()
+        made = [end.result]
+        return self.make_later(lambda: made.pop() if made else body())
 
-    async def make_later(
-        self, body: Callable[[], Awaitable[Any]], first: Awaitable[Any] | None = None
-    ) -> Any:
-        """The same for an asynchronous body; commits are made on worker threads.
-
-        Args:
-            body: Gives what is awaited in a try.
-            first: What it has given for the first one.
-        """
+    async def make_later(self, body: Callable[[], Awaitable[Any]]) -> Any:
+        """The same for an asynchronous body; commits are made on worker threads."""
         with self.seam.run.in_flight():
-            while True:
-                work = body if first is None else partial(_made, first)
-                first = None
-                try:
-                    with self._body():
-                        result = await acall_within(seconds_left(self.seam.options.timeout), work)
-                except BaseException as error:
-                    if not of_the_call(error, on_loop=True):
-                        raise
-                    wait = await in_thread(self._failed, error)
-                else:
-                    return await in_thread(self._finish, result)
-                if wait is None:
-                    return self.end()
-                await apause(wait, self.seam.run.check)
-                if not await in_thread(self._again):
-                    return self.value
+            end = await self._live.make_later(body, self._body)
+            await in_thread(self._settle, end)
+            return self.end()
 
     def end(self) -> Any:
         """Hand over what the call came to.
@@ -181,15 +144,16 @@ class ToolCall:
             raise self.error
         return self.value
 
-    def _check_again(self, scope: Scope) -> None:
-        """Raise what the same call has raised, if nothing else was called in its scope since."""
+    def _raised_before(self, scope: Scope) -> Exception | None:
+        """What the same call has raised, if nothing else was called in its scope since."""
         last = self.seam.raised.get(scope.path)
         if last is None or one_for_one.get():
-            return
+            return None
         same = (last.tool, last.given) == (self.seam.original.name, self.given)
-        if same and self.seam.run.last_step(scope) == last.step_id:
-            self.seam.run.check()
-            raise last.error
+        if not same or self.seam.run.last_step(scope) != last.step_id:
+            return None
+        self.seam.run.check()
+        return last.error
 
     def _replay(self, record: StepRecord) -> None:
         """What it returned or raised."""
@@ -230,7 +194,6 @@ class ToolCall:
     def _finish(self, result: Any) -> Any:
         """Commit the result; only then does CrewAI see it."""
         stored, text = encode_result(result)
-        self._live.returned()
         try:
             self._check_workers()
             self.seam.run.finish_tool(self._live.ticket, stored, text)
@@ -238,27 +201,16 @@ class ToolCall:
             return refused(refusal)
         return result
 
-    def _failed(self, error: BaseException) -> float | None:
-        """Commit what a try ended with: seconds until the next one, None if there is none."""
-        found = self._live.failed(error)
-        if isinstance(found, Again):
-            return found.seconds
-        if isinstance(found, Made):
-            self.value = found.result
-        elif isinstance(found, Stopped):
-            self.value = refused(found.error)
+    def _settle(self, end: End) -> None:
+        """Commit a result, and have the end of the call told."""
+        if isinstance(end, Returned):
+            self.value = self._finish(end.result)
+        elif isinstance(end, Made):
+            self.value = end.result
+        elif isinstance(end, Stopped):
+            self.value = refused(end.error)
         else:
-            self._tell(self._shown(found.error))
-        return None
-
-    def _again(self) -> bool:
-        """Begin the next try, unless the run was stopped meanwhile."""
-        try:
-            self._live.again()
-        except CrewProdError as refusal:
-            self.value = refused(refusal)
-            return False
-        return True
+            self._tell(self._shown(end.error))
 
     def _shown(self, error: Exception) -> Exception:
         """The exception, or one like it that says nothing of what is not to be shown."""
@@ -291,8 +243,3 @@ class ToolCall:
                     )
                 )
                 raise stopped from error
-
-
-def _made(first: Awaitable[Any]) -> Awaitable[Any]:
-    """What the first try awaits has been made already."""
-    return first

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from crewai import Crew
 from crewai.tools import BaseTool, tool
 
 from crewai_prod import Outcome, Retry, current_step, harden, open_journal
@@ -23,7 +24,6 @@ from crewai_prod.errors import (
     ToolUnavailable,
 )
 from crewai_prod.records import StepRecord, StepStatus
-from crewai_prod.waiting import skipping
 from tests.integration.parts import MODES, PATHS, Effects, Killed, Mode, go
 from tests.integration.test_tools import make_pay, pay_crew, raising
 from tests.openai_server import Conversation, Rule, Server, answer, use
@@ -32,12 +32,6 @@ READ = {"effect": "read"}
 WRITE = {"effect": "write"}
 AGAIN = {"effect": "write", "idempotent": True}
 THRICE = Retry(attempts=3)
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting() -> Iterator[None]:
-    with skipping():
-        yield
 
 
 class Bank:
@@ -268,7 +262,7 @@ def test_killed_between_two_tries(
     bank = Bank(effects, ToolUnavailable("at lunch"))
     crew = hardened(server, tmp_path, path, bank.tool(), {**WRITE, "retry": THRICE})
     with monkeypatch.context() as patch:
-        patch.setattr("crewai_prod._crewai.tool_call.pause", lambda *_: raising(Killed())())
+        patch.setattr("crewai_prod.trying.pause", lambda *_: raising(Killed())())
         with pytest.raises(Killed):
             crew.kickoff(run_id="a")
     assert steps(tmp_path)[0].status is StepStatus.FAILED
@@ -467,7 +461,7 @@ def test_a_tool_that_keeps_failing_is_left_alone_for_a_while(
 ) -> None:
     """The model is told at once, without a call; other runs of the process hear of it, too."""
     bank = Bank(effects, *[ToolUnavailable("at lunch")] * 99)
-    many = Retry(attempts=10, base=0.0, open_after=10)
+    many = Retry(attempts=10, base=0, open_after=10)
     crew = hardened(server, tmp_path, path, bank.tool(), {**READ, "retry": many})
     crew.kickoff(run_id="a")
     assert len(bank.tries) == 10
@@ -478,12 +472,13 @@ def test_a_tool_that_keeps_failing_is_left_alone_for_a_while(
     assert (step.status, step.effect) == (StepStatus.FAILED, "refused")
 
 
+@pytest.mark.waits
 def test_what_a_tool_says_of_its_arguments_opens_no_breaker(
     server: Server, effects: Effects, tmp_path: Path
 ) -> None:
     """It works: it was asked for something that it cannot do."""
     bank = Bank(effects, *[ValueError("no such account")] * 11)
-    said = {**READ, "retry": Retry(attempts=11, on=(ValueError,))}
+    said = {**READ, "retry": Retry(attempts=11, base=0, open_after=10, on=(ValueError,))}
     hardened(server, tmp_path, "native", bank.tool(), said).kickoff(run_id="a")
     crew = hardened(server, tmp_path, "native", bank.tool(), READ)
     assert crew.kickoff(run_id="b").raw == "paid 5"
@@ -572,3 +567,25 @@ def test_failure_that_names_a_sensitive_argument_is_told_without_it(
     told = said_to_model(server)
     assert "no card [redacted]" in told
     assert "4000-1234" not in (steps(tmp_path)[0].error or "")
+
+
+def test_a_cached_result_shows_no_sensitive_argument(
+    server: Server, effects: Effects, tmp_path: Path
+) -> None:
+    """CrewAI hands out what an earlier call had got, by the text of its arguments."""
+
+    @tool
+    def pay(card: str) -> str:
+        """Pay."""
+        effects.add("asked")
+        return "fine"
+
+    plain = pay_crew(server, "native", pay)
+    crew = Crew(agents=plain.agents, tasks=plain.tasks, cache=True)
+    server.app.script = Conversation(Rule(use("pay", {"card": "4000-1234"}), answer("paid 5")))
+    crew = harden(crew, journal=tmp_path / "j.db", tools={"pay": {**READ, "sensitive": "card"}})
+    for run_id in ("a", "b"):
+        crew.kickoff(run_id=run_id)
+    (hit,) = [s for s in open_journal(tmp_path / "j.db").steps("b") if s.effect == "cached"]
+    assert "4000-1234" not in (hit.arguments or "")
+    assert effects.lines == ["asked"]
