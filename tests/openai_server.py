@@ -28,7 +28,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +44,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tests.openai_script import (
     FAULTS,
+    RECOVERABLE,
     Body,
     Conversation,
     Fault,
@@ -79,6 +80,7 @@ from tests.openai_wire import (
 
 __all__ = [
     "FAULTS",
+    "RECOVERABLE",
     "ROOT",
     "Body",
     "Conversation",
@@ -414,11 +416,17 @@ def _uvicorn(app: App) -> _Uvicorn:
     return _Uvicorn(config)
 
 
+def _bind(port: int = 0) -> socket.socket:
+    """Return a socket that holds a port; who connects to it is refused."""
+    holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", port))
+    return holder
+
+
 def _listen(port: int = 0) -> socket.socket:
     """Return a listening socket; from here on clients are queued, even before the server runs."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
+    listener = _bind(port)
     listener.listen(256)
     return listener
 
@@ -448,15 +456,18 @@ class Server:
         self.app = App(script, faults, Ledger(log))
         self._listener = _listen(port)
         self.url = _url(self._listener)
-        self._uvicorn = _uvicorn(self.app)
-        self._thread = threading.Thread(target=self._run, name="openai-server", daemon=True)
 
     def _run(self) -> None:
         self._uvicorn.run(sockets=[self._listener])
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._start()
         return self
+
+    def _start(self) -> None:
+        self._uvicorn = _uvicorn(self.app)
+        self._thread = threading.Thread(target=self._run, name="openai-server", daemon=True)
+        self._thread.start()
 
     def __exit__(
         self,
@@ -464,10 +475,24 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         self._uvicorn.should_exit = True
         self._thread.join(timeout=10)
         if self._thread.is_alive():
             raise RuntimeError("the test server did not stop")
+
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        """Drop all connections and refuse new ones, until the block ends; the port is kept."""
+        self._stop()
+        self._listener = _bind(int(self.url.rpartition(":")[2]))
+        try:
+            yield
+        finally:
+            self._listener.listen(256)
+            self._start()
 
     @property
     def requests(self) -> list[Record]:
