@@ -9,7 +9,8 @@ own, for crews that are killed. Both keep the ground truth of what was asked and
         assert len(server.requests) == 2
 
 By hand: `python -m tests.openai_server --script module:attribute [--port N] [--log FILE]`.
-Not covered: `/v1/responses`, audio, files, several choices (`n`).
+`/v1/messages` speaks Anthropic's format, in plain text, for its client's errors. Not covered:
+`/v1/responses`, audio, files, several choices (`n`).
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ from tests.openai_wire import (
     digest_of,
     embeddings_wire,
     error_wire,
+    messages_wire,
     models_wire,
     parse,
 )
@@ -112,6 +114,7 @@ __all__ = [
 ROOT = Path(__file__).resolve().parent.parent
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
+MESSAGES = "/v1/messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +335,10 @@ def _safely(reply_to: Responder, body: Body, record: Record) -> tuple[Wire, str 
         return wire, None
 
 
+def _kind(reply: Reply) -> str | None:
+    return reply.fault.kind if reply.fault else None
+
+
 class App:
     """The endpoints: a script and a fault schedule in front of a ledger."""
 
@@ -343,6 +350,7 @@ class App:
             routes=[
                 Route(CHAT, self._endpoint(self._chat), methods=["POST"]),
                 Route(EMBEDDINGS, self._endpoint(self._embeddings), methods=["POST"]),
+                Route(MESSAGES, self._endpoint(self._messages), methods=["POST"]),
                 Route("/v1/models", self._models),
                 Route("/_test/log", self._show_log),
                 Route("/_test/reset", self._reset, methods=["POST"]),
@@ -372,12 +380,20 @@ class App:
 
     def _chat(self, body: Body, record: Record) -> tuple[Wire, str | None]:
         check_chat(body)
+        reply = self._reply(body, record)
+        return chat_wire(body, reply, record.digest), _kind(reply)
+
+    def _messages(self, body: Body, record: Record) -> tuple[Wire, str | None]:
+        reply = self._reply(body, record)
+        return messages_wire(body, reply, record.digest), _kind(reply)
+
+    def _reply(self, body: Body, record: Record) -> Reply:
+        """What the script says, with the fault that it or the schedule wants."""
         said = self.script(body)
         reply = Reply(fault=said) if isinstance(said, Fault) else said
         seen = Seen(body=body, digest=record.digest, nth=record.nth, n=record.n)
         wrong = (self.faults and self.faults(seen)) or reply.fault
-        wire = chat_wire(body, replace(reply, fault=wrong), record.digest)
-        return wire, wrong.kind if wrong else None
+        return replace(reply, fault=wrong)
 
     def _embeddings(self, body: Body, record: Record) -> tuple[Wire, str | None]:
         return embeddings_wire(body), None

@@ -197,6 +197,29 @@ def chat_wire(body: Body, reply: Reply, digest: str) -> Wire:
     return replace(spoilt, wait=spoilt.wait + reply.delay)
 
 
+def messages_wire(body: Body, reply: Reply, digest: str) -> Wire:
+    """Lay out the response to a request in Anthropic's format, its fault included; text only."""
+    said = distort(reply)
+    usage = usage_of(body, said)
+    counted = {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
+    message = {
+        "id": f"msg_{digest[:24]}",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": [{"type": "text", "text": said.text or ""}],
+        "stop_reason": said.finish_reason or "end_turn",
+        "stop_sequence": None,
+        "usage": counted,
+    }
+    wrong = reply.fault
+    wire = _misdeliver(json_wire(message, usage=counted), wrong)
+    if wrong is not None and wrong.kind == "status":
+        error = {"type": "error", "error": {"type": wrong.type, "message": wrong.message}}
+        wire = replace(_with_body(wire, _dump(error)), usage=None)
+    return replace(wire, wait=wire.wait + reply.delay)
+
+
 def embeddings_wire(body: Body) -> Wire:
     """Lay out the response to an embeddings request."""
     given = body.get("input")

@@ -33,9 +33,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small: to see that it works")
-    parser.add_argument(
-        "--full", action="store_true", help="10,000 steps, 2,000 runs, 800 survivors"
-    )
+    parser.add_argument("--full", action="store_true", help="10,000 steps, 2,000 runs and so on")
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="repeatable")
     parser.add_argument("--folder", type=Path, help="a folder on the disk to measure")
