@@ -276,7 +276,7 @@ JSON_VALUES = st.recursive(
 _JSON_COLUMNS = {
     "runs": ("inputs", "result", "error", "versions"),
     "tasks": ("parts", "error", "output"),
-    "steps": ("error", "arguments", "result", "params"),
+    "steps": ("error", "arguments", "result"),
     "attempts": ("error",),
     "messages": ("body",),
     "approvals": ("arguments", "answer"),
