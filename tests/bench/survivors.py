@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tests.openai_script import (
     FAULTS,
@@ -327,8 +327,13 @@ def make_crew(url: str, rig: Any) -> Any:
 
 
 def hardened_crew(crew: Any, rig: Any, journal: Path) -> Any:
-    """The crew as a user would harden it: what the tools do is declared, calls have deadlines."""
+    """The crew as a user would harden it: what tools do and return is declared, calls time out."""
+    from pydantic import Field
+
     from crewai_prod import Retry, harden
+
+    def like(pattern: str) -> Any:
+        return Annotated[str, Field(pattern=pattern)]
 
     again = Retry(attempts=5, on=(Exception,))
     reads = {"effect": "read", "timeout": TIMEOUT, "retry": again, "max_output": 4000}
@@ -339,8 +344,8 @@ def hardened_crew(crew: Any, rig: Any, journal: Path) -> Any:
         durability="process",
         retry=Retry(attempts=5, timeout=TIMEOUT),
         tools={
-            "look_up": reads,
-            "stock": reads,
+            "look_up": {**reads, "result_schema": like("^facts about ")},
+            "stock": {**reads, "result_schema": like("^[0-9]+ of ")},
             "charge": {**writes, "retry": Retry(attempts=5), "reconcile": rig.reconcile},
             "ship": {**writes, "retry": again, "idempotent": True},
         },
