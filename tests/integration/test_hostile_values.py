@@ -6,6 +6,7 @@ And the journal is whole afterwards, and the run can be read.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,8 +64,7 @@ def assert_as_bare(bare: tuple[str, Any], ours: tuple[str, Any]) -> None:
 @contextmanager
 def journal_in(folder: Path) -> Iterator[Path]:
     """A journal that must be whole in the end."""
-    path = folder / "j.db"
-    path.unlink(missing_ok=True)
+    path = Path(tempfile.mkdtemp(dir=folder), "j.db")  # Hypothesis tries many in one folder
     yield path
     assert_journal_whole(path)
 
