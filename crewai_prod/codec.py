@@ -26,6 +26,8 @@ import orjson
 
 MAX_DEPTH = 64
 _INT64 = 2**63
+_DECIMAL_BITS = 14_000
+"""Python writes and reads up to 4,300 decimal digits; more take it too long."""
 
 
 class Recorded(str):
@@ -53,8 +55,15 @@ def decode(text: str) -> Any:
     return from_tree(orjson.loads(text))
 
 
-def to_tree(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """The value as a tree of JSON values, tags where JSON has no word for it."""
+def to_tree(value: Any, depth: int = MAX_DEPTH, above: list[int] | None = None) -> Any:
+    """The value as a tree of JSON values, tags where JSON has no word for it.
+
+    Args:
+        value: Anything.
+        depth: So many levels are kept; what is deeper is text.
+        above: Ids of the values that this one lies in. One that lies in itself is text there: told
+            only by its depth, a list that holds itself twice would be 2**64 lists.
+    """
     if value is None or value is True or value is False:
         return value
     kind = type(value)
@@ -63,22 +72,36 @@ def to_tree(value: Any, depth: int = MAX_DEPTH) -> Any:
             value if _is_text(value) else _tag("str", _b64(value.encode("utf-8", "surrogatepass")))
         )
     if kind is int:
-        return value if -_INT64 <= value < _INT64 else _tag("int", str(value))
+        return value if -_INT64 <= value < _INT64 else _tag("int", _digits(value))
     if kind is float:
         return value if math.isfinite(value) else _tag("float", repr(value))
-    if depth <= 0:
-        return _object(value, None)
+    above = [] if above is None else above
+    if depth <= 0 or id(value) in above:
+        return _object(value, None, above)
+    above.append(id(value))
+    try:
+        return _structure(value, depth, above)
+    finally:
+        above.pop()
+
+
+def _structure(value: Any, depth: int, above: list[int]) -> Any:
+    """The tree of a value that may hold others."""
+    kind = type(value)
     if kind is Recorded:
-        data = to_tree(value.data, depth - 1)
+        data = to_tree(value.data, depth - 1, above)
         return _tag("object", {"type": value.type_name, "text": str(value), "data": data})
     if kind is list:
-        return [to_tree(item, depth - 1) for item in value]
+        return _items(value, depth, above)
     if kind is dict:
-        return _dict(value, depth)
+        return _dict(value, depth, above)
     packer = _PACKERS.get(kind)
     if packer is not None:
-        return _tag(kind.__name__, packer(value, depth))
-    return _object(value, depth)
+        try:
+            return _tag(kind.__name__, packer(value, depth, above))
+        except Exception:  # noqa: BLE001 - a time may ask a user's zone; the text remains
+            return _object(value, None, above)
+    return _object(value, depth, above)
 
 
 def from_tree(tree: Any) -> Any:
@@ -125,62 +148,71 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _dict(value: dict[Any, Any], depth: int) -> Any:
+def _digits(value: int) -> str:
+    """Decimal, or hexadecimal where Python refuses to write that many decimal digits."""
+    return str(value) if value.bit_length() <= _DECIMAL_BITS else hex(value)
+
+
+def _dict(value: dict[Any, Any], depth: int, above: list[int]) -> Any:
     tree = {}
     for key, item in value.items():
         if type(key) is not str or key == "$" or not _is_text(key):
             pairs = value.items()
-            return _tag("dict", [[to_tree(k, depth - 1), to_tree(v, depth - 1)] for k, v in pairs])
-        tree[key] = to_tree(item, depth - 1)
+            return _tag("dict", [_items(pair, depth, above) for pair in pairs])
+        tree[key] = to_tree(item, depth - 1, above)
     return tree
 
 
-def _object(value: Any, depth: int | None) -> dict[str, Any]:
+def _object(value: Any, depth: int | None, above: list[int]) -> dict[str, Any]:
     text = text_of(value)
     fields = _fields(value) if depth is not None else None
     body = {
         "type": type(value).__qualname__,
         "text": text if _is_text(text) else text.encode("utf-8", "replace").decode(),
-        "data": None if fields is None or depth is None else to_tree(fields, depth - 1),
+        "data": None if fields is None or depth is None else to_tree(fields, depth - 1, above),
     }
     return _tag("object", body)
 
 
 def _fields(value: Any) -> dict[str, Any] | None:
     """The fields of a model, dataclass or enum; None for anything else or if it refuses."""
-    if isinstance(value, Enum):
-        return {"value": value.value}
-    dump = getattr(type(value), "model_dump", None)
     try:
+        if isinstance(value, Enum):
+            return {"value": value.value}
+        dump = getattr(type(value), "model_dump", None)
         if dump is not None:
             dumped = dump(value, mode="json")
             return dumped if isinstance(dumped, dict) else None
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    except Exception:  # noqa: BLE001 - a user's serializer may raise anything; the text remains
+    except Exception:  # noqa: BLE001 - a user's class may raise anything when looked at; the text remains
         return None
     return None
 
 
-def _items(value: Any, depth: int) -> list[Any]:
-    return [to_tree(item, depth - 1) for item in value]
+def _items(value: Any, depth: int, above: list[int]) -> list[Any]:
+    return [to_tree(item, depth - 1, above) for item in value]
 
 
-_PACKERS: dict[type, Callable[[Any, int], Any]] = {
+def _sorted(value: Any, depth: int, above: list[int]) -> list[Any]:
+    return sorted(_items(value, depth, above), key=orjson.dumps)
+
+
+_PACKERS: dict[type, Callable[[Any, int, list[int]], Any]] = {
     tuple: _items,
-    set: lambda v, d: sorted(_items(v, d), key=orjson.dumps),
-    frozenset: lambda v, d: sorted(_items(v, d), key=orjson.dumps),
-    bytes: lambda v, _: _b64(v),
-    datetime: lambda v, _: v.isoformat(),
-    date: lambda v, _: v.isoformat(),
-    time: lambda v, _: v.isoformat(),
-    timedelta: lambda v, _: [v.days, v.seconds, v.microseconds],
-    Decimal: lambda v, _: str(v),
-    UUID: lambda v, _: str(v),
+    set: _sorted,
+    frozenset: _sorted,
+    bytes: lambda v, *_: _b64(v),
+    datetime: lambda v, *_: v.isoformat(),
+    date: lambda v, *_: v.isoformat(),
+    time: lambda v, *_: v.isoformat(),
+    timedelta: lambda v, *_: [v.days, v.seconds, v.microseconds],
+    Decimal: lambda v, *_: str(v),
+    UUID: lambda v, *_: str(v),
 }
 _UNPACKERS: dict[str, Callable[[Any], Any]] = {
     "str": lambda v: base64.b64decode(v).decode("utf-8", "surrogatepass"),
-    "int": int,
+    "int": lambda v: int(v, 0),
     "float": float,
     "dict": lambda v: {from_tree(key): from_tree(item) for key, item in v},
     "tuple": lambda v: tuple(from_tree(item) for item in v),
@@ -214,7 +246,13 @@ def stored_meaning(value: Any) -> bytes:
     return orjson.dumps(_readable(to_tree(value)), option=_CANONICAL)
 
 
-_CANONICAL = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
+_CANONICAL = (
+    orjson.OPT_SORT_KEYS
+    | orjson.OPT_NON_STR_KEYS
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    # A user's time zone that raises ends the process within orjson (3.13: a segmentation fault).
+    | orjson.OPT_PASSTHROUGH_DATETIME
+)
 
 
 def _meaning_of(value: Any) -> Any:
@@ -225,6 +263,8 @@ def _meaning_of(value: Any) -> Any:
         return sorted(meaning(item).decode() for item in value)
     if isinstance(value, (bytes, bytearray)):
         return _b64(bytes(value))
+    if isinstance(value, (date, time)):
+        return value.isoformat()
     if isinstance(value, (Decimal, PurePath, timedelta)):
         return str(value)
     fields = _fields(value)

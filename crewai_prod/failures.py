@@ -45,18 +45,25 @@ def describe(error: BaseException) -> dict[str, Any]:
         "module": type(error).__module__,
         "message": codec.to_tree(redact_text(codec.text_of(error))),
     }
-    kept = {name: getattr(error, name, None) for name in _KEPT}
-    facts["facts"] = {
-        name: redact_text(value) if isinstance(value, str) else value
-        for name, value in kept.items()
-        if isinstance(value, (str, int, bool))
-    }
+    facts["facts"] = dict(_kept(error))
     if isinstance(error, CrewProdError):
         said = {k: v for k, v in error.fields.items() if isinstance(v, (str, int, float, bool))}
         facts["fields"] = codec.to_tree(
             {k: redact_text(v) if isinstance(v, str) else v for k, v in said.items()}
         )
     return facts
+
+
+def _kept(error: BaseException) -> Iterator[tuple[str, Any]]:
+    for name in _KEPT:
+        try:
+            value = getattr(error, name, None)
+        except Exception:  # noqa: BLE001, S112 - an attribute of a user's class may raise anything
+            continue
+        if isinstance(value, int):
+            yield name, codec.to_tree(value if isinstance(value, bool) else int.__int__(value))
+        elif isinstance(value, str):
+            yield name, codec.to_tree(redact_text(str.__str__(value)))
 
 
 def revive(facts: Mapping[str, Any], kinds: Mapping[str, type] | None = None) -> Exception:
@@ -74,9 +81,9 @@ def revive(facts: Mapping[str, Any], kinds: Mapping[str, type] | None = None) ->
         return kind(message, **codec.from_tree(facts.get("fields", {})))
     error = kind.__new__(kind, message)
     Exception.__init__(error, message)
-    for name, value in {"message": message, **facts.get("facts", {})}.items():
+    for name, value in {"message": facts["message"], **facts.get("facts", {})}.items():
         try:
-            setattr(error, name, value)
+            setattr(error, name, codec.from_tree(value))
         except AttributeError:  # a read-only attribute of that class: the message says it too
             continue
     return error

@@ -36,6 +36,8 @@ _MARGIN: Final = 512
 _SHORT: Final = 64
 """Texts up to this length recur from line to line and are remembered."""
 _LONGEST_KEY: Final = 256
+_LONGEST_NUMBER: Final = 14_000
+"""Bits; Python refuses to write integers of more than 4,300 decimal digits."""
 
 
 def redact(
@@ -74,7 +76,7 @@ def redact_fields(
         elif kind is str and len(value) <= _SHORT:
             shown[name] = _short(value)
         elif kind in _SMALL:
-            shown[name] = value
+            shown[name] = _number(value)
         else:
             shown[name] = _Walk(sensitive, max_size).value(value, MAX_DEPTH)
     return shown
@@ -258,6 +260,13 @@ def _known_key(key: str) -> tuple[str, bool]:
     return _clean(key), secret
 
 
+def _number(value: Any) -> Any:
+    """A small value; an integer of more digits than Python would write out by its size alone."""
+    if type(value) is int and value.bit_length() > _LONGEST_NUMBER:
+        return f"<{value.bit_length()} bits>"
+    return value
+
+
 # -- structures -----------------------------------------------------------------------------------
 
 
@@ -275,7 +284,7 @@ class _Walk:
         if kind is str:
             return MARK if hidden else self.text(value)
         if kind in _SMALL:
-            return MARK if hidden and kind in _NUMBERS else value
+            return MARK if hidden and kind in _NUMBERS else _number(value)
         try:
             if kind is dict or kind is list or kind is tuple:
                 return self.container(value, depth, hidden)

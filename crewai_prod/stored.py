@@ -68,7 +68,9 @@ def unpack(text: str, kinds: Kinds) -> Any:
 def _revived(value: Any, kinds: Kinds) -> Any:
     if isinstance(value, codec.Recorded):
         kind = kinds.get(value.type_name)
-        return value if kind is None else _made(kind, _revived(value.data, kinds))
+        if kind is None or issubclass(kind, Exception):  # those are made when they are raised again
+            return value
+        return _made(kind, _revived(value.data, kinds))
     if type(value) is dict:
         return {_revived(key, kinds): _revived(item, kinds) for key, item in value.items()}
     if type(value) in (list, tuple, set, frozenset):

@@ -43,12 +43,16 @@ FaultKind = Literal[
     "close",
     "reset",
     "hang",
+    "html",
+    "error_body",
     # the right answer, badly delivered
     "drip",
     "cut",
     "truncated",
     "malformed",
+    "short",
     # a well-formed answer that is no use
+    "no_choices",
     "empty",
     "broken_arguments",
     "unknown_tool",
@@ -62,13 +66,15 @@ class Fault:
 
     Attributes:
         kind: What goes wrong.
-        status: HTTP status of a `status` fault.
-        type: OpenAI's error type of a `status` fault.
-        code: OpenAI's error code of a `status` fault.
-        message: The error message of a `status` fault.
-        retry_after: Value of the Retry-After header of a `status` fault.
+        status: HTTP status of a `status` or `html` fault.
+        type: OpenAI's error type of a `status` or `error_body` fault.
+        code: OpenAI's error code of a `status` or `error_body` fault.
+        message: The error message of a `status` or `error_body` fault.
+        retry_after: Value of the Retry-After header of a `status` fault: seconds or an HTTP date.
+        headers: Further headers of a `status` fault, as pairs.
         seconds: How long a `hang` stays silent before it closes, or a `drip` takes in all.
-        share: Part of the response that is sent before a `cut` or in a `truncated` body.
+        share: Part of the response that is sent before a `cut` or in a `truncated` body, or of a
+            stream that ends too early and all the same as a stream should (`short`).
         value: The name for `unknown_tool`, the reason for `finish_reason`.
     """
 
@@ -78,6 +84,7 @@ class Fault:
     code: str | None = None
     message: str = "The server had an error while processing your request."
     retry_after: float | str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
     share: float = 0.5
     value: str = ""
@@ -99,12 +106,22 @@ FAULTS: Mapping[str, Fault] = {
     "unauthorized": _status(
         401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided."
     ),
+    "forbidden": _status(
+        403, "invalid_request_error", "unsupported_country_region_territory", "Not in your country."
+    ),
+    "no_such_model": _status(
+        404, "invalid_request_error", "model_not_found", "The model does not exist."
+    ),
     "context_length": _status(
         400,
         "invalid_request_error",
         "context_length_exceeded",
         "This model's maximum context length is 128000 tokens.",
     ),
+    "proxy_page": Fault("html", status=502, message="Bad Gateway"),
+    "login_page": Fault("html", status=200, message="Please sign in"),
+    "error_body": Fault("error_body"),
+    "no_choices": Fault("no_choices"),
     "close": Fault("close"),
     "reset": Fault("reset"),
     "hang": Fault("hang", seconds=3600.0),
@@ -112,13 +129,37 @@ FAULTS: Mapping[str, Fault] = {
     "cut": Fault("cut"),
     "truncated": Fault("truncated"),
     "malformed": Fault("malformed"),
+    "short": Fault("short"),
     "empty": Fault("empty"),
     "broken_arguments": Fault("broken_arguments"),
     "unknown_tool": Fault("unknown_tool", value="no_such_tool"),
     "length": Fault("finish_reason", value="length"),
     "content_filter": Fault("finish_reason", value="content_filter"),
 }
-"""Every fault by name, for `fault()` and for parametrized tests."""
+"""Every fault by name, for `fault()` and for parametrized tests.
+
+What a server that is down does (it refuses connections) is no answer to a request: see
+`Server.down`.
+"""
+
+RECOVERABLE = (
+    "rate_limit",
+    "server_error",
+    "bad_gateway",
+    "unavailable",
+    "overloaded",
+    "proxy_page",
+    "error_body",
+    "no_choices",
+    "close",
+    "reset",
+    "cut",
+    "truncated",
+    "malformed",
+    "short",
+    "empty",
+)
+"""Faults that are gone when the same request is sent again, those that take time left out."""
 
 
 def fault(name: str, **changes: Any) -> Fault:

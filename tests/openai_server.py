@@ -9,7 +9,8 @@ own, for crews that are killed. Both keep the ground truth of what was asked and
         assert len(server.requests) == 2
 
 By hand: `python -m tests.openai_server --script module:attribute [--port N] [--log FILE]`.
-Not covered: `/v1/responses`, audio, files, several choices (`n`).
+`/v1/messages` speaks Anthropic's format, in plain text, for its client's errors. Not covered:
+`/v1/responses`, audio, files, several choices (`n`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +45,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tests.openai_script import (
     FAULTS,
+    RECOVERABLE,
     Body,
     Conversation,
     Fault,
@@ -73,12 +75,14 @@ from tests.openai_wire import (
     digest_of,
     embeddings_wire,
     error_wire,
+    messages_wire,
     models_wire,
     parse,
 )
 
 __all__ = [
     "FAULTS",
+    "RECOVERABLE",
     "ROOT",
     "Body",
     "Conversation",
@@ -110,6 +114,7 @@ __all__ = [
 ROOT = Path(__file__).resolve().parent.parent
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
+MESSAGES = "/v1/messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +335,10 @@ def _safely(reply_to: Responder, body: Body, record: Record) -> tuple[Wire, str 
         return wire, None
 
 
+def _kind(reply: Reply) -> str | None:
+    return reply.fault.kind if reply.fault else None
+
+
 class App:
     """The endpoints: a script and a fault schedule in front of a ledger."""
 
@@ -341,6 +350,7 @@ class App:
             routes=[
                 Route(CHAT, self._endpoint(self._chat), methods=["POST"]),
                 Route(EMBEDDINGS, self._endpoint(self._embeddings), methods=["POST"]),
+                Route(MESSAGES, self._endpoint(self._messages), methods=["POST"]),
                 Route("/v1/models", self._models),
                 Route("/_test/log", self._show_log),
                 Route("/_test/reset", self._reset, methods=["POST"]),
@@ -370,12 +380,20 @@ class App:
 
     def _chat(self, body: Body, record: Record) -> tuple[Wire, str | None]:
         check_chat(body)
+        reply = self._reply(body, record)
+        return chat_wire(body, reply, record.digest), _kind(reply)
+
+    def _messages(self, body: Body, record: Record) -> tuple[Wire, str | None]:
+        reply = self._reply(body, record)
+        return messages_wire(body, reply, record.digest), _kind(reply)
+
+    def _reply(self, body: Body, record: Record) -> Reply:
+        """What the script says, with the fault that it or the schedule wants."""
         said = self.script(body)
         reply = Reply(fault=said) if isinstance(said, Fault) else said
         seen = Seen(body=body, digest=record.digest, nth=record.nth, n=record.n)
         wrong = (self.faults and self.faults(seen)) or reply.fault
-        wire = chat_wire(body, replace(reply, fault=wrong), record.digest)
-        return wire, wrong.kind if wrong else None
+        return replace(reply, fault=wrong)
 
     def _embeddings(self, body: Body, record: Record) -> tuple[Wire, str | None]:
         return embeddings_wire(body), None
@@ -414,11 +432,17 @@ def _uvicorn(app: App) -> _Uvicorn:
     return _Uvicorn(config)
 
 
+def _bind(port: int = 0) -> socket.socket:
+    """Return a socket that holds a port; who connects to it is refused."""
+    holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", port))
+    return holder
+
+
 def _listen(port: int = 0) -> socket.socket:
     """Return a listening socket; from here on clients are queued, even before the server runs."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
+    listener = _bind(port)
     listener.listen(256)
     return listener
 
@@ -448,15 +472,18 @@ class Server:
         self.app = App(script, faults, Ledger(log))
         self._listener = _listen(port)
         self.url = _url(self._listener)
-        self._uvicorn = _uvicorn(self.app)
-        self._thread = threading.Thread(target=self._run, name="openai-server", daemon=True)
 
     def _run(self) -> None:
         self._uvicorn.run(sockets=[self._listener])
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._start()
         return self
+
+    def _start(self) -> None:
+        self._uvicorn = _uvicorn(self.app)
+        self._thread = threading.Thread(target=self._run, name="openai-server", daemon=True)
+        self._thread.start()
 
     def __exit__(
         self,
@@ -464,10 +491,24 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         self._uvicorn.should_exit = True
         self._thread.join(timeout=10)
         if self._thread.is_alive():
             raise RuntimeError("the test server did not stop")
+
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        """Drop all connections and refuse new ones, until the block ends; the port is kept."""
+        self._stop()
+        self._listener = _bind(int(self.url.rpartition(":")[2]))
+        try:
+            yield
+        finally:
+            self._listener.listen(256)
+            self._start()
 
     @property
     def requests(self) -> list[Record]:

@@ -197,6 +197,29 @@ def chat_wire(body: Body, reply: Reply, digest: str) -> Wire:
     return replace(spoilt, wait=spoilt.wait + reply.delay)
 
 
+def messages_wire(body: Body, reply: Reply, digest: str) -> Wire:
+    """Lay out the response to a request in Anthropic's format, its fault included; text only."""
+    said = distort(reply)
+    usage = usage_of(body, said)
+    counted = {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
+    message = {
+        "id": f"msg_{digest[:24]}",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": [{"type": "text", "text": said.text or ""}],
+        "stop_reason": said.finish_reason or "end_turn",
+        "stop_sequence": None,
+        "usage": counted,
+    }
+    wrong = reply.fault
+    wire = _misdeliver(json_wire(message, usage=counted), wrong)
+    if wrong is not None and wrong.kind == "status":
+        error = {"type": "error", "error": {"type": wrong.type, "message": wrong.message}}
+        wire = replace(_with_body(wire, _dump(error)), usage=None)
+    return replace(wire, wait=wire.wait + reply.delay)
+
+
 def embeddings_wire(body: Body) -> Wire:
     """Lay out the response to an embeddings request."""
     given = body.get("input")
@@ -304,9 +327,32 @@ def _split(wire: Wire) -> tuple[bytes, ...]:
 
 def _status_fault(_: Wire, wrong: Fault) -> Wire:
     wire = error_wire(wrong.status, wrong.message, kind=wrong.type, code=wrong.code)
-    if wrong.retry_after is None:
-        return wire
-    return replace(wire, headers={**wire.headers, "retry-after": str(wrong.retry_after)})
+    said = {} if wrong.retry_after is None else {"retry-after": str(wrong.retry_after)}
+    return replace(wire, headers={**wire.headers, **said, **dict(wrong.headers)})
+
+
+def _html(_: Wire, wrong: Fault) -> Wire:
+    """The page of a proxy that stands between."""
+    page = f"<html><head><title>{wrong.status}</title></head><body>{wrong.message}</body></html>"
+    return _with_body(Wire(wrong.status, {"content-type": "text/html"}, ()), page.encode())
+
+
+def _error_body(wire: Wire, wrong: Fault) -> Wire:
+    """An error where the answer should be, as gateways send it once they have said 200."""
+    error = {"error": {"message": wrong.message, "type": wrong.type, "code": wrong.code}}
+    if _is_stream(wire):
+        return replace(wire, parts=(_event(_dump(error)), _event(b"[DONE]")), usage=None)
+    return json_wire(error)
+
+
+def _no_choices(wire: Wire, _: Fault) -> Wire:
+    """An answer without any; it is billed all the same."""
+    if not _is_stream(wire):
+        whole = {**json.loads(wire.parts[0]), "choices": []}
+        return json_wire(whole, usage=wire.usage)
+    *chunks, done = wire.parts
+    emptied = ({**json.loads(part.removeprefix(b"data: ")), "choices": []} for part in chunks)
+    return replace(wire, parts=(*(_event(_dump(chunk)) for chunk in emptied), done))
 
 
 def _hang(_: Wire, wrong: Fault) -> Wire:
@@ -333,6 +379,13 @@ def _truncated(wire: Wire, wrong: Fault) -> Wire:
     return replace(wire, parts=(*wire.parts[:at], half), usage=None)
 
 
+def _short(wire: Wire, wrong: Fault) -> Wire:
+    """A stream of whole chunks that lacks the last ones; of a plain answer, part of the body."""
+    if not _is_stream(wire):
+        return _truncated(wire, wrong)
+    return replace(wire, parts=wire.parts[: int(len(wire.parts) * wrong.share)], usage=None)
+
+
 def _malformed(wire: Wire, _: Fault) -> Wire:
     nonsense = b'{"id": oops, "choices": ]'
     if not _is_stream(wire):
@@ -345,10 +398,14 @@ _MISDELIVERIES: Mapping[str, Callable[[Wire, Fault], Wire]] = {
     "close": lambda _, wrong: Wire(0, {}, (), drop="close"),
     "reset": lambda _, wrong: Wire(0, {}, (), drop="reset"),
     "hang": _hang,
+    "html": _html,
+    "error_body": _error_body,
+    "no_choices": _no_choices,
     "drip": _drip,
     "cut": _cut,
     "truncated": _truncated,
     "malformed": _malformed,
+    "short": _short,
 }
 
 

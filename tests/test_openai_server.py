@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from openai.types import CompletionUsage
 from tests import crews
 from tests.openai_server import (
     FAULTS,
+    RECOVERABLE,
     ROOT,
     Body,
     Conversation,
@@ -246,6 +248,8 @@ STATUS_ERRORS: dict[str, type[openai.APIStatusError]] = {
     "unavailable": openai.InternalServerError,
     "overloaded": openai.InternalServerError,
     "unauthorized": openai.AuthenticationError,
+    "forbidden": openai.PermissionDeniedError,
+    "no_such_model": openai.NotFoundError,
     "context_length": openai.BadRequestError,
 }
 
@@ -261,6 +265,101 @@ def test_status_faults_raise_what_openai_raises(name: str) -> None:
     assert caught.value.response.headers["retry-after"] == "7"
     (record,) = server.requests
     assert (record.status, record.usage, record.fault) == (wrong.status, None, "status")
+
+
+RATE_LIMIT_HEADERS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "seconds": {"retry_after": 7},
+    "date": {"retry_after": "Wed, 21 Oct 2037 07:28:00 GMT"},
+    "milliseconds": {"headers": (("retry-after-ms", "250"),)},
+    "resets": {
+        "headers": (
+            ("x-ratelimit-remaining-requests", "0"),
+            ("x-ratelimit-reset-requests", "6m0s"),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("said", RATE_LIMIT_HEADERS.values(), ids=RATE_LIMIT_HEADERS.keys())
+def test_rate_limits_say_when_to_come_back(said: dict[str, Any]) -> None:
+    """In every form that providers use, or not at all."""
+    wrong = fault("rate_limit", **said)
+    with Server(lambda _: wrong) as server, pytest.raises(openai.RateLimitError) as caught:
+        ask(server)
+    headers = {**dict(wrong.headers), "retry-after": wrong.retry_after}
+    wanted = {name: str(value) for name, value in headers.items() if value is not None}
+    got = caught.value.response.headers
+    assert {name: got[name] for name in got if "retry" in name or "ratelimit" in name} == wanted
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_proxys_error_page_is_an_error(stream: bool) -> None:
+    """HTML with a status of its own: the SDK goes by the status, and has no code."""
+    with (
+        Server(lambda _: FAULTS["proxy_page"]) as server,
+        pytest.raises(openai.InternalServerError, match="Bad Gateway") as caught,
+    ):
+        ask(server, stream=stream)
+    assert (caught.value.status_code, caught.value.code) == (502, None)
+    assert server.requests[0].usage is None
+
+
+def test_a_page_with_a_200_passes_for_an_answer() -> None:
+    """The SDK hands over the page's text as it is, and an empty stream."""
+    with Server(lambda _: FAULTS["login_page"]) as server:
+        assert "Please sign in" in ask(server)
+        assert list(ask(server, stream=True)) == []
+        assert [one.status for one in server.requests] == [200, 200]
+
+
+def test_an_error_in_a_200_passes_for_an_answer() -> None:
+    """The SDK makes an answer without choices of it; in a stream it knows it for an error."""
+    with Server(lambda _: FAULTS["error_body"]) as server:
+        assert ask(server).choices is None
+        with pytest.raises(openai.APIError, match="had an error"):
+            list(ask(server, stream=True))
+        assert [one.usage for one in server.requests] == [None, None]
+
+
+def test_an_answer_without_choices_is_billed() -> None:
+    """It is well-formed and says what it cost."""
+    with Server(lambda _: Reply("hi", fault=FAULTS["no_choices"])) as server:
+        got = ask(server)
+        assert got.choices == []
+        assert got.usage == as_sent(server.requests[0])
+        chunks = list(ask(server, stream=True, stream_options={"include_usage": True}))
+        assert [chunk.choices for chunk in chunks] == [[]] * len(chunks)
+        assert chunks[-1].usage == got.usage
+
+
+def test_a_server_that_is_down_refuses() -> None:
+    """While it is down connections are refused; then it is back, on the same port and ledger."""
+    with Server(say_hi) as server:
+        ask(server)
+        with server.down():
+            with pytest.raises(openai.APIConnectionError) as caught:
+                ask(server)
+            assert "refused" in str(caught.value.__cause__)
+        assert ask(server).choices[0].message.content == "hi there, friend"
+        assert [one.nth for one in server.requests] == [1, 2]
+
+
+def test_what_is_named_recoverable_is_a_fault() -> None:
+    """Each is in the list of faults, and an honest answer comes when it is gone."""
+    for name in RECOVERABLE:
+        with Server(say_hi, faults=fail_first(FAULTS[name])) as server:
+            asked = post_and_forget(server)
+            assert asked.nth == 1, name
+            assert asked.fault == FAULTS[name].kind, name
+            assert ask(server).choices[0].message.content == "hi there, friend", name
+
+
+def post_and_forget(server: Server) -> Record:
+    """Send the request of `ask`, whatever comes of it; what the server recorded."""
+    with contextlib.suppress(httpx.TransportError):
+        post(server, model="gpt-4o-mini", messages=[USER])
+    return _finished(server)[0]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -344,6 +443,19 @@ def test_broken_json(name: str, stream: bool) -> None:
     assert (record.status, record.completed, record.usage) == (200, True, None)
 
 
+def test_a_stream_that_is_short_passes_for_a_whole_one() -> None:
+    """It ends as HTTP says, without a finish reason: the SDK says nothing."""
+    with Server(lambda _: Reply("a text of some length", fault=FAULTS["short"])) as server:
+        chunks = list(ask(server, stream=True))
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert text
+        assert "a text of some length".startswith(text)
+        assert text != "a text of some length"
+        assert {chunk.choices[0].finish_reason for chunk in chunks} == {None}
+        with pytest.raises(json.JSONDecodeError):
+            ask(server)
+
+
 def test_answers_of_no_use() -> None:
     """Empty content, broken arguments, unknown tools and wrong finish reasons are well-formed."""
     pay = call("pay", {"amount": 5})
@@ -378,6 +490,24 @@ def test_a_request_can_fail_first_and_then_succeed() -> None:
         (429, 1),
         (200, 2),
     ]
+
+
+def test_a_fault_rate_goes_by_the_request_alone() -> None:
+    """Who asks how much else in between meets the same: two clients live in one world."""
+    schedule = fail_at_rate(0.5, FAULTS["unavailable"], FAULTS["close"], seed=3)
+
+    def met(server: Server, texts: list[str]) -> dict[tuple[str, int], str | None]:
+        server.reset()
+        for text in texts:
+            with contextlib.suppress(httpx.TransportError):
+                post(server, model="m", messages=[{"role": "user", "content": text}])
+        return {(str(one.body["messages"]), one.nth): one.fault for one in server.requests}
+
+    with Server(say_hi, faults=schedule) as server:
+        few = met(server, ["a", "b", "a"])
+        many = met(server, ["b", "c", "a", "b", "d", "c", "a", "a"])
+    assert few.items() <= many.items()
+    assert len(set(many.values())) == 3
 
 
 def test_a_fault_rate_is_repeatable() -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 from tests.bench.table import Row, amount, markdown
 
-SECTIONS = ("framework", "journal", "peers", "size", "resume", "concurrency", "cold")
+SECTIONS = ("framework", "journal", "peers", "size", "resume", "concurrency", "survival", "cold")
 _PACKAGES = ("crewai", "langgraph", "langgraph-checkpoint-sqlite", "dbos")
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small: to see that it works")
-    parser.add_argument("--full", action="store_true", help="10,000 steps, 2,000 runs")
+    parser.add_argument("--full", action="store_true", help="10,000 steps, 2,000 runs and so on")
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="repeatable")
     parser.add_argument("--folder", type=Path, help="a folder on the disk to measure")
@@ -97,6 +97,10 @@ def _section(name: str, folder: Path, *, quick: bool, full: bool) -> Iterator[Ro
         from tests.bench import concurrency
 
         return concurrency.measure(folder, quick=quick, full=full)
+    if name == "survival":
+        from tests.bench import survival
+
+        return survival.measure(folder, quick=quick, full=full)
     from tests.bench import cold
 
     return cold.measure(folder, quick=quick)

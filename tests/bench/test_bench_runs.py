@@ -35,6 +35,28 @@ def test_prints_a_table() -> None:
     assert {len(line.split(" | ")) for line in lines[2:]} == {5}
 
 
+def test_survival() -> None:
+    """Three runs at a rate, bare and hardened: what is counted is a table, a miss is named."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.survival", "--runs", "3", "--rates", "10"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    survivors, hopeless, _ = done.stdout.split("\n\n", 2)
+    rows = [line.split(" | ") for line in survivors.splitlines()[2:]]
+    assert [(row[0], row[1]) for row in rows] == [("| 10%", "bare"), ("| 10%", "hardened")]
+    assert rows[1][2:5] == ["3 of 3", "0", "0"]
+    ended = {tuple(line.split(" | ")[:3]) for line in hopeless.splitlines()[2:]}
+    assert {
+        ("| quota", "bare", "RateLimitError"),
+        ("| quota", "hardened", "ModelRejected"),
+    } <= ended
+
+
 def test_prints_json() -> None:
     """The same for programs: a verdict wherever there is a target."""
     said = json.loads(bench("--only", "cold", "--json"))
