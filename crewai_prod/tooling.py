@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from crewai_prod.errors import UsageError
@@ -105,6 +105,19 @@ class ToolOptions:
                 f"Tool {name!r} has effect {effect!r}; it must be 'read', 'write' or 'nested'."
             )
         return cls(**declared)
+
+    def over(self, other: ToolOptions) -> ToolOptions:
+        """These options where they say something, the other ones where they do not.
+
+        What has its default says nothing: a declaration cannot take another one's `write` back by
+        leaving it out.
+        """
+        said = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        }
+        return replace(other, **said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
-from crewai.tools.base_tool import BaseTool, Tool
+from crewai.tools.base_tool import BaseTool
 from crewai.tools.memory_tools import RecallMemoryTool, RememberTool
 
 from crewai_prod import codec
@@ -29,7 +29,14 @@ from crewai_prod._crewai.llm import outside_calls, scope_of
 from crewai_prod._crewai.mcp import calling_once
 from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_failure
 from crewai_prod._crewai.takeover import Seamed, put, really_a, seam_of, take_over
-from crewai_prod.errors import CrewProdError, ModelError
+from crewai_prod._crewai.typed import (
+    as_declared,
+    body_of,
+    declared_options,
+    doing_within,
+    refusals_not_counted,
+)
+from crewai_prod.errors import CrewProdError, ModelError, ToolInputInvalid
 from crewai_prod.failures import ReplayedError, describe, revive
 from crewai_prod.records import StepRecord, StepStatus
 from crewai_prod.run import Run, in_body
@@ -90,12 +97,12 @@ class DurableTool(Seamed):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The native path: validate, count the usage, then `_run`."""
-        with _on_native_path():
+        with _on_native_path(), refusals_not_counted(self):
             return BaseTool.run(self, *args, **kwargs)  # type: ignore[arg-type]
 
     async def arun(self, *args: Any, **kwargs: Any) -> Any:
         """The asynchronous twin of `run`."""
-        with _on_native_path():
+        with _on_native_path(), refusals_not_counted(self):
             return await BaseTool.arun(self, *args, **kwargs)  # type: ignore[arg-type]
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
@@ -264,7 +271,8 @@ class _ToolCall:
         if run.refused(error):  # by a crew kicked off in the body: its outcome is open
             return _refused(run.stopped or CrewProdError())
         try:
-            if self.seam.options.effect == "write" and not self.seam.options.idempotent:
+            acted = not isinstance(error, ToolInputInvalid)
+            if acted and self.seam.options.effect == "write" and not self.seam.options.idempotent:
                 return _refused(
                     run.leave_unknown(ticket, f"raised {type(error).__name__}: {error}")
                 )
@@ -301,9 +309,10 @@ class ToolBench:
             return tool
         if id(tool) not in self._taken:
             options = options_for(tool, self._options)
-            worker = self._worker(tool, options)
+            typed = as_declared(tool, options) if declared_for(tool, self._options) else tool
+            worker = doing_within(typed, lambda inner: self._worker(inner, options))
             seam = ToolSeam(self._run, tool, worker, options, self._within, self._raised)
-            taken = take_over(tool, DurableTool, seam)
+            taken = take_over(typed, DurableTool, seam, stands_for=tool)
             put(taken, cache_function=never_a_failure(tool.cache_function))
             self._taken[id(tool)] = (tool, taken)
         return self._taken[id(tool)][1]
@@ -320,12 +329,13 @@ class ToolBench:
 def options_for(tool: BaseTool, declared: Mapping[str, ToolOptions]) -> ToolOptions:
     """What is declared about a tool, else what is known of CrewAI's own, else nothing.
 
-    CrewAI puts the server's address or command in front of an MCP tool's name; what it is called on
-    its server will do, too.
+    What `harden` was told of it goes over what it says of itself, option by option.
     """
-    for name in (tool.name, getattr(tool, "original_tool_name", None)):
-        if name is not None and name in declared:
-            return declared[name]
+    own, said = declared_options(tool), declared_for(tool, declared)
+    if said is not None:
+        return said if own is None else said.over(own)
+    if own is not None:
+        return own
     if isinstance(tool, BaseAgentTool):
         return ToolOptions(effect="nested")
     if isinstance(tool, RememberTool):  # what a run saves is saved once: see `memory`
@@ -334,15 +344,16 @@ def options_for(tool: BaseTool, declared: Mapping[str, ToolOptions]) -> ToolOpti
     return ToolOptions(effect="read") if kinds & _READING else ToolOptions()
 
 
-def body_of(tool: BaseTool) -> Callable[..., Any]:
-    """The method that does the work, on the user's own object.
+def declared_for(tool: BaseTool, declared: Mapping[str, ToolOptions]) -> ToolOptions | None:
+    """What `harden` was told of a tool.
 
-    A class that overrides `run` itself (other than CrewAI's `Tool`) does its work there.
+    CrewAI puts the server's address or command in front of an MCP tool's name; what it is called on
+    its server will do, too.
     """
-    run = type(tool).run
-    if run is BaseTool.run or run is Tool.run:
-        return tool._run
-    return tool.run
+    for name in (tool.name, getattr(tool, "original_tool_name", None)):
+        if name is not None and name in declared:
+            return declared[name]
+    return None
 
 
 def encode_result(result: Any) -> tuple[str, str | None]:

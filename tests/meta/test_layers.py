@@ -26,6 +26,12 @@ LAYERS = [
         "waiting",
         "provider_errors",
         "retry",
+        "docstrings",
+        "schemas",
+        "misfits",
+        "arguments",
+        "results",
+        "corrections",
     },
     {"journal", "logfile"},
     {"logs", "journals"},
@@ -49,6 +55,7 @@ ONLY = {
     "sqlite3": {"journal"},
     "sqlite_utils": {"journal"},
     "structlog": {"logs"},
+    "docstring_parser": {"docstrings"},
     "crewai": {"_crewai", "demo"},  # the demonstration holds a crew as a user would write it
     "click": {"cli", "__main__"},
 }
