@@ -233,8 +233,16 @@ def read_signature(
     return Signature(kind, told, returns, attributes, tuple(by_position), frozenset(always))
 
 
-def closed_model(schema: type[BaseModel], tool: str) -> type[Arguments]:
+def closed_model(
+    schema: type[BaseModel], tool: str, names: Mapping[str, Any] | None = None
+) -> type[Arguments]:
     """An existing model of arguments, read as strictly.
+
+    Args:
+        schema: The model.
+        tool: The tool's name.
+        names: What names stand for where the tool is defined: CrewAI makes models of annotations
+            without resolving them, and cannot read them where they are postponed.
 
     Raises:
         UsageError: It cannot be described to a model.
@@ -244,6 +252,8 @@ def closed_model(schema: type[BaseModel], tool: str) -> type[Arguments]:
         schema.__name__, (Arguments, schema), exec_body=lambda body: body.update(namespace)
     )
     made.__doc__ = schema.__doc__
+    if not made.__pydantic_complete__:
+        made.model_rebuild(raise_errors=False, _types_namespace=names)
     made.understand(tool)
     return made
 

@@ -451,4 +451,5 @@ def _inputs(tool: BaseTool, name: str) -> type[Arguments] | None:
         takes = inspect.signature(tool._run).parameters.values()
         if any(one.kind is one.VAR_KEYWORD for one in takes):
             return None
-    return closed_model(schema, name)
+    func = inspect.unwrap(getattr(tool, "func", None) or tool._run)
+    return closed_model(schema, name, getattr(func, "__globals__", None))
