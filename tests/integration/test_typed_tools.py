@@ -53,11 +53,20 @@ def make_pay(effects: Effects, **options: Any) -> BaseTool:
     return pay
 
 
+class PayInput(BaseModel):
+    """What it takes."""
+
+    amount: int
+    on: date
+    note: str = "none"
+
+
 class Pay(BaseTool):
     """The same as somebody else wrote it."""
 
     name: str = "pay"
     description: str = "Pay somebody."
+    args_schema: type[BaseModel] = PayInput
     effects: Any = None
 
     def _run(self, amount: int, on: date, note: str = "none") -> str:
@@ -71,7 +80,8 @@ def make_crew(server: Server, path: str, *said: dict[str, Any], tools: list[Any]
     server.app.script = Conversation(Rule(*turns, answer("done")))
     llm = make_llm(server.url, path, max_retries=0)  # type: ignore[arg-type]
     one = Agent(role="A", goal="g", backstory="b", llm=llm, tools=tools, max_retry_limit=0)
-    return Crew(agents=[one], tasks=[Task(description="d", expected_output="o", agent=one)])
+    task = Task(description="d", expected_output="o", agent=one)
+    return Crew(agents=[one], tasks=[task], cache=False)
 
 
 def results_told(server: Server) -> list[str]:
@@ -79,7 +89,7 @@ def results_told(server: Server) -> list[str]:
     said = server.requests[-1].body["messages"]
     native = [message["content"] for message in said if message["role"] == "tool"]
     text = [
-        message["content"].rpartition("Observation:")[2].strip()
+        message["content"].partition("Observation:")[2].strip()
         for message in said
         if message["role"] == "assistant" and "Observation:" in (message["content"] or "")
     ]
@@ -220,7 +230,7 @@ def test_next_task_begins_to_count_anew(
     crew = make_crew(server, path, WRONG, {**WRONG, "amount": 0.5}, RIGHT, tools=[pay])
     (task,) = crew.tasks
     second = Task(description="e", expected_output="o", agent=task.agent)
-    both = Crew(agents=crew.agents, tasks=[task, second])
+    both = Crew(agents=crew.agents, tasks=[task, second], cache=False)
     assert both.kickoff().raw == "done"
     assert len(effects.lines) == 2
 
@@ -385,11 +395,12 @@ def test_crewais_tool_can_be_declared(
     """What CrewAI's own decorator made is read strictly, too, and is called as CrewAI calls it."""
 
     @crewais_tool
-    def pay(amount: int, on: date, note: str = "none") -> str:
+    def pay(amount: int, on: str) -> str:
         """Pay somebody."""
-        effects.add(f"pay {amount!r} {on!r} {note}")
+        effects.add(f"pay {amount!r} {on!r}")
         return "paid"
 
     crew = make_crew(server, path, WRONG, RIGHT, tools=[tool(pay, effect="write")])
     harden(crew, journal=tmp_path / "j.db").kickoff()
-    assert effects.lines == ["pay 5 datetime.date(2026, 1, 31) none"]
+    assert effects.lines == ["pay 5 '2026-01-31'"]
+    assert results_told(server)[0].removeprefix("Error executing tool: ") == TOLD
