@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, Validation
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import SchemaError
 
 from crewai_prod.docstrings import Told, read_docstring
 from crewai_prod.errors import UsageError
@@ -261,10 +262,10 @@ def closed_model(
 def _create(title: str, tool: str, fields: Mapping[str, Any]) -> type[Arguments]:
     try:
         made: type[Arguments] = create_model(title, __base__=Arguments, **fields)
-    except (PydanticUserError, NameError, TypeError) as error:
+    except (PydanticUserError, SchemaError, NameError, TypeError) as error:
         raise UsageError(
             f"Tool {tool!r} has an argument of a type that cannot be validated: "
-            f"{str(error).splitlines()[0]}"
+            f"{' '.join(str(error).split())}"
         ) from error
     made.understand(tool)
     return made

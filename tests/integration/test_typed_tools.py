@@ -188,15 +188,12 @@ def test_declaration_travels_with_the_tool(
 ) -> None:
     """A tool's own effect is recorded; what `harden` is told goes over it, option by option."""
     pay = make_pay(effects, effect="write", idempotent=True)
-    crew = make_crew(server, path, RIGHT, tools=[pay])
-    journal = tmp_path / "j.db"
-    harden(crew, journal=journal).kickoff(run_id="own")
-    harden(crew, journal=journal, tools={"pay": {"effect": "read"}}).kickoff(run_id="told")
-    harden(crew, journal=journal, tools={"pay": {"required": True}}).kickoff(run_id="more")
-    found = {
-        run: next(s.effect for s in open_journal(journal).steps(run) if s.name == "pay")
-        for run in ("own", "told", "more")
-    }
+    journal, found = tmp_path / "j.db", {}
+    for run, said in {"own": {}, "told": {"effect": "read"}, "more": {"required": True}}.items():
+        crew = make_crew(server, path, RIGHT, tools=[pay])
+        harden(crew, journal=journal, tools={"pay": said} if said else {}).kickoff(run_id=run)
+        steps = open_journal(journal).steps(run)
+        found[run] = next(step.effect for step in steps if step.name == "pay")
     assert found == {"own": "write", "told": "read", "more": "write"}
 
 
@@ -225,14 +222,19 @@ def test_corrections_come_to_an_end(
 def test_next_task_begins_to_count_anew(
     server: Server, effects: Effects, tmp_path: Path, path: str
 ) -> None:
-    """Two tasks of a bare crew that get it wrong twice each are both heard in the end."""
+    """A tool that was spent in one task of a bare crew is heard in the next."""
     pay = make_pay(effects)
-    crew = make_crew(server, path, WRONG, {**WRONG, "amount": 0.5}, RIGHT, tools=[pay])
-    (task,) = crew.tasks
-    second = Task(description="e", expected_output="o", agent=task.agent)
-    both = Crew(agents=crew.agents, tasks=[task, second], cache=False)
+    first = make_crew(server, path, tools=[pay])
+    second = make_crew(server, path, tools=[pay])
+    second.tasks[0].description = "another"
+    wrong = [use("pay", {**WRONG, "amount": f"wrong {n}"}) for n in range(4)]
+    right = [use("pay", RIGHT), answer("done")]
+    server.app.script = Conversation(Rule(*right, task="another"), Rule(*wrong, *right))
+    both = Crew(
+        agents=[*first.agents, *second.agents], tasks=[*first.tasks, *second.tasks], cache=False
+    )
     assert both.kickoff().raw == "done"
-    assert len(effects.lines) == 2
+    assert len(effects.lines) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
