@@ -19,9 +19,7 @@ _OF_TYPE = {
     "array": {"items", "minItems", "maxItems"},
     "object": {"properties", "required", "additionalProperties"},
 }
-_FORMATS = set(
-    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"]
-)
+_FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
 _MOST_PROPERTIES, _MOST_LEVELS, _MOST_VALUES, _MOST_TEXT = 5000, 10, 1000, 120_000
 
 

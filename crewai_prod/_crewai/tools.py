@@ -30,6 +30,7 @@ from crewai_prod._crewai.mcp import calling_once
 from crewai_prod._crewai.stop import is_tool_failure, never_a_failure, tool_failure
 from crewai_prod._crewai.takeover import Seamed, put, really_a, seam_of, take_over
 from crewai_prod._crewai.typed import (
+    arguments_of,
     as_declared,
     body_of,
     declared_options,
@@ -161,7 +162,7 @@ class _ToolCall:
             Exception: What the tool raised when it was called before, for this decision.
         """
         run, call = seam.run, cls(seam=seam, given=(args, kwargs))
-        arguments: Mapping[str, Any] = {**kwargs, "*": list(args)} if args else kwargs
+        arguments = arguments_of(seam.worker, args, kwargs)
         try:
             scope = scope_of(run, within=seam.within)
             call.check_again(scope)

@@ -232,7 +232,7 @@ def _here() -> Hashable:
 
 
 def _by_name(
-    inputs: type[Arguments], args: tuple[Any, ...], kwargs: dict[str, Any]
+    inputs: type[Arguments], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
     names = [info.alias or name for name, info in inputs.model_fields.items()]
     if len(args) > len(names) or any(name in kwargs for name in names[: len(args)]):
@@ -350,6 +350,25 @@ def declared_options(tool: Any) -> ToolOptions | None:
     declared = tool._declared
     secret = declared.inputs.meaning_.hidden if declared.inputs is not None else frozenset()
     return replace(declared.options, sensitive=declared.options.sensitive | secret)
+
+
+def arguments_of(
+    tool: BaseTool, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """What a call means: its validated arguments, defaults included; as they are if they are wrong.
+
+    A tool that is declared from one session to the next is called with the same.
+    """
+    raw = {**kwargs, "*": list(args)} if args else kwargs
+    if not isinstance(tool, Typed) or tool._declared.inputs is None:
+        return raw
+    declared, inputs = tool._declared, tool._declared.inputs
+    try:
+        given = _by_name(inputs, args, kwargs)
+        read = read_arguments(inputs, given, strict=declared.options.strict)
+    except (Unfit, TypeError):
+        return raw
+    return read.model_dump(by_alias=isinstance(declared.work, FunctionWork))
 
 
 def as_declared(tool: BaseTool, options: ToolOptions) -> BaseTool:

@@ -162,7 +162,7 @@ def test_defaults_are_the_functions_own() -> None:
         a: Any = marker,
         b: int = Field(7, ge=1),
         c: Annotated[int, Field(default=3)] = 4,
-        d: list[int] = Field(default_factory=list),
+        d: list[int] = Field(default_factory=list),  # noqa: B008
     ) -> Any:
         """Pay."""
         return a, b, c, d
