@@ -41,11 +41,13 @@ class Meaning:
         schema: As pydantic means it.
         shown: As a model is shown it.
         hidden: Names, at any depth, whose values are secrets.
+        kept: The model whose schema is shown instead.
     """
 
     schema: Mapping[str, Any]
     shown: Mapping[str, Any]
     hidden: frozenset[str]
+    kept: type[BaseModel] | None = None
 
 
 class _AnyName(KeysView[str]):
@@ -72,27 +74,36 @@ class Arguments(BaseModel):
     meaning_: ClassVar[Meaning]
 
     @classmethod
-    def model_json_schema(cls, *_args: Any, **_kwargs: Any) -> dict[str, Any]:
-        """The strict schema, whatever form is asked for."""
-        shown: dict[str, Any] = copy.deepcopy(dict(cls.meaning_.shown))
-        return {**shown, "properties": Properties(shown["properties"])}
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The strict schema, whatever form is asked for; or the one that was always shown."""
+        kept = cls.meaning_.kept
+        shown = (
+            copy.deepcopy(dict(cls.meaning_.shown))
+            if kept is None
+            else kept.model_json_schema(*args, **kwargs)
+        )
+        return {**shown, "properties": Properties(shown.get("properties", {}))}
 
     @classmethod
-    def understand(cls, tool: str) -> None:
+    def understand(cls, tool: str, kept: type[BaseModel] | None = None) -> None:
         """Make the schemas.
+
+        Args:
+            tool: The tool's name.
+            kept: The model whose schema a model is to be shown as before.
 
         Raises:
             UsageError: A type of an argument cannot be said in JSON.
         """
         try:
             schema = super().model_json_schema(schema_generator=_Schema)
-            shown = strict_schema(schema)
+            shown = strict_schema(schema) if kept is None else {}
         except (PydanticInvalidForJsonSchema, PydanticUserError, ValueError) as error:
             raise UsageError(
                 f"Tool {tool!r}: a model cannot be told what to give for its arguments: "
                 f"{str(error).splitlines()[0]}"
             ) from error
-        cls.meaning_ = Meaning(schema, shown, hidden_names(schema))
+        cls.meaning_ = Meaning(schema, shown, hidden_names(schema), kept)
 
 
 class Unfit(Exception):
@@ -235,7 +246,11 @@ def read_signature(
 
 
 def closed_model(
-    schema: type[BaseModel], tool: str, names: Mapping[str, Any] | None = None
+    schema: type[BaseModel],
+    tool: str,
+    names: Mapping[str, Any] | None = None,
+    *,
+    keep: bool = False,
 ) -> type[Arguments]:
     """An existing model of arguments, read as strictly.
 
@@ -244,6 +259,7 @@ def closed_model(
         tool: The tool's name.
         names: What names stand for where the tool is defined: CrewAI makes models of annotations
             without resolving them, and cannot read them where they are postponed.
+        keep: Whether its schema is shown as it is, and not made strict.
 
     Raises:
         UsageError: It cannot be described to a model.
@@ -255,7 +271,7 @@ def closed_model(
     made.__doc__ = schema.__doc__
     if not made.__pydantic_complete__:
         made.model_rebuild(raise_errors=False, _types_namespace=names)
-    made.understand(tool)
+    made.understand(tool, schema if keep else None)
     return made
 
 

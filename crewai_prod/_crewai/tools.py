@@ -310,7 +310,8 @@ class ToolBench:
             return tool
         if id(tool) not in self._taken:
             options = options_for(tool, self._options)
-            typed = as_declared(tool, options) if declared_for(tool, self._options) else tool
+            declared = declared_for(tool, self._options) is not None
+            typed = as_declared(tool, options, keep=True) if declared else tool
             worker = doing_within(typed, lambda inner: self._worker(inner, options))
             seam = ToolSeam(self._run, tool, worker, options, self._within, self._raised)
             taken = take_over(typed, DurableTool, seam, stands_for=tool)

@@ -371,8 +371,13 @@ def arguments_of(
     return read.model_dump(by_alias=isinstance(declared.work, FunctionWork))
 
 
-def as_declared(tool: BaseTool, options: ToolOptions) -> BaseTool:
+def as_declared(tool: BaseTool, options: ToolOptions, *, keep: bool = False) -> BaseTool:
     """The tool with these options: a copy, whose work the user's own object does.
+
+    Args:
+        tool: Any tool of CrewAI.
+        options: What is declared about it.
+        keep: Whether a model is told of it in the same words as before.
 
     Raises:
         UsageError: Its arguments cannot be described to a model, or an option does not fit it.
@@ -380,7 +385,7 @@ def as_declared(tool: BaseTool, options: ToolOptions) -> BaseTool:
     if isinstance(tool, Typed):
         return _changed(tool, options)
     name = sanitize_tool_name(tool.name)
-    inputs = _inputs(tool, name)
+    inputs = _inputs(tool, name, keep=keep)
     kind = options.result_schema or tool.result_schema
     results = None if kind is None else Results(kind, name, strict=options.strict)
     declared = Declared(options, inputs, results, ToolWork(tool))
@@ -388,8 +393,8 @@ def as_declared(tool: BaseTool, options: ToolOptions) -> BaseTool:
     made = _in_front(tool, declared)
     if inputs is not None:
         put(made, args_schema=inputs)
-    put(made, description=_COMPOSED.sub("", tool.description))
-    if made.description != tool.description:
+    if not keep and _COMPOSED.match(tool.description):
+        put(made, description=_COMPOSED.sub("", tool.description))
         made._generate_description()
     return cast(BaseTool, made)
 
@@ -463,7 +468,7 @@ class _WrappedTool(Typed):
         return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _inputs(tool: BaseTool, name: str) -> type[Arguments] | None:
+def _inputs(tool: BaseTool, name: str, *, keep: bool) -> type[Arguments] | None:
     """The model of its arguments; None if it takes whatever it is given."""
     schema = tool.args_schema
     if not schema.model_fields:
@@ -471,4 +476,4 @@ def _inputs(tool: BaseTool, name: str) -> type[Arguments] | None:
         if any(one.kind is one.VAR_KEYWORD for one in takes):
             return None
     func = inspect.unwrap(getattr(tool, "func", None) or tool._run)
-    return closed_model(schema, name, getattr(func, "__globals__", None))
+    return closed_model(schema, name, getattr(func, "__globals__", None), keep=keep)
