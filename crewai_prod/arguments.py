@@ -85,18 +85,24 @@ class Arguments(BaseModel):
         return {**shown, "properties": Properties(shown.get("properties", {}))}
 
     @classmethod
-    def understand(cls, tool: str, kept: type[BaseModel] | None = None) -> None:
+    def understand(
+        cls,
+        tool: str,
+        kept: type[BaseModel] | None = None,
+        meant: Mapping[str, Any] | None = None,
+    ) -> None:
         """Make the schemas.
 
         Args:
             tool: The tool's name.
             kept: The model whose schema a model is to be shown as before.
+            meant: The schema that this model was made of; pydantic's own is wider.
 
         Raises:
             UsageError: A type of an argument cannot be said in JSON.
         """
         try:
-            schema = super().model_json_schema(schema_generator=_Schema)
+            schema = meant or super().model_json_schema(schema_generator=_Schema)
             shown = strict_schema(schema) if kept is None else {}
         except (PydanticInvalidForJsonSchema, PydanticUserError, ValueError) as error:
             raise UsageError(
@@ -251,6 +257,7 @@ def closed_model(
     names: Mapping[str, Any] | None = None,
     *,
     keep: bool = False,
+    meant: Mapping[str, Any] | None = None,
 ) -> type[Arguments]:
     """An existing model of arguments, read as strictly.
 
@@ -260,6 +267,7 @@ def closed_model(
         names: What names stand for where the tool is defined: CrewAI makes models of annotations
             without resolving them, and cannot read them where they are postponed.
         keep: Whether its schema is shown as it is, and not made strict.
+        meant: The JSON schema that it was made of, if it was.
 
     Raises:
         UsageError: It cannot be described to a model.
@@ -271,7 +279,7 @@ def closed_model(
     made.__doc__ = schema.__doc__
     if not made.__pydantic_complete__:
         made.model_rebuild(raise_errors=False, _types_namespace=names)
-    made.understand(tool, schema if keep else None)
+    made.understand(tool, schema if keep else None, meant)
     return made
 
 

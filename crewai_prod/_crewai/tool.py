@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypedDict, Unpack, overload
 
+import orjson
 from crewai.tools.base_tool import BaseTool
 from crewai.utilities.pydantic_schema_utils import create_model_from_schema
 from crewai.utilities.string_utils import sanitize_tool_name
@@ -202,7 +203,10 @@ def _foreign_inputs(target: Any, name: str) -> type[Arguments]:
         describe = getattr(schema, "schema", None)
         schema = describe() if callable(describe) else None
     if isinstance(schema, dict):
-        schema = create_model_from_schema(schema, model_name=f"{name}_input")
+        meant = orjson.loads(orjson.dumps(schema).replace(b"#/definitions/", b"#/$defs/"))
+        meant["$defs"] = {**meant.pop("definitions", {}), **meant.get("$defs", {})}
+        made = create_model_from_schema(meant, model_name=f"{name}_input")
+        return closed_model(made, name, meant=meant)
     if schema is None:
         raise UsageError(f"Tool {name!r} does not say what its arguments are (`args_schema`).")
     return closed_model(schema, name)
