@@ -48,12 +48,12 @@ def book(
 
 def script(messages: Any, tools: Any) -> str:
     """What the scripted model says, in the text form of a tool call that CrewAI reads."""
-    told = str(messages[-1]["content"]).rpartition("Observation: ")[2]
+    told = "\n".join(str(message["content"]) for message in messages)
     if '"number":12' in told:
         return "Final Answer: Room 12 is booked."
     given: dict[str, Any] = {"night": "next Friday", "guests": 2, "breakfast": True}
     if "was not called" in told:
-        print(f"  the model is told: {told}")
+        print("  the model is told:", told.rpartition("Observation: ")[2].splitlines()[0])
         given = {"night": "2026-01-30", "guests": 2, "late": None}
     return f"Action: book\nAction Input: {json.dumps(given)}"
 
@@ -73,4 +73,4 @@ booking = Task(
 )
 
 if __name__ == "__main__":
-    print(Crew(agents=[clerk], tasks=[booking]).kickoff().raw)
+    print(Crew(agents=[clerk], tasks=[booking]).kickoff())
