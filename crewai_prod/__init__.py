@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crewai_prod import errors
     from crewai_prod._crewai.harden import harden
+    from crewai_prod._crewai.tool import tool
     from crewai_prod.journal import Journal, open_journal
     from crewai_prod.retry import Retry
     from crewai_prod.run import current_step
@@ -30,6 +31,7 @@ __all__ = [
     "open_journal",
     "open_run",
     "step",
+    "tool",
 ]
 
 _HOMES = {
@@ -43,6 +45,7 @@ _HOMES = {
     "open_journal": "crewai_prod.journal",
     "open_run": "crewai_prod.stepping",
     "step": "crewai_prod.stepping",
+    "tool": "crewai_prod._crewai.tool",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from crewai_prod.errors import UsageError
@@ -83,6 +83,19 @@ class ToolOptions:
     sensitive: frozenset[str] = frozenset()
     result_schema: Any = None
     strict: bool = True
+
+    def over(self, other: ToolOptions) -> ToolOptions:
+        """These options where they say something, the other ones where they do not.
+
+        What has its default says nothing: a declaration cannot take another one's `write` back by
+        leaving it out.
+        """
+        said = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        }
+        return replace(other, **said)
 
     @classmethod
     def read(cls, name: str, declared: Mapping[str, Any] | ToolOptions) -> ToolOptions:

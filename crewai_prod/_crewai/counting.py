@@ -27,7 +27,7 @@ from crewai_prod import codec
 from crewai_prod._crewai.scripted import ScriptedLLM, usage_of
 from crewai_prod._crewai.stand_in import converse, synthesize
 from crewai_prod._crewai.takeover import put, seam_of, take_over
-from crewai_prod._crewai.tools import body_of
+from crewai_prod._crewai.typed import body_of
 from crewai_prod.run import current_step
 from crewai_prod.steps import digest
 

@@ -129,6 +129,8 @@ def _model(llm: Any) -> Any:
 
 
 def _tool(tool: Any) -> str:
+    """As the user made it: what is declared about it is no part of what it is."""
+    tool = original_of(tool)
     if not really_a(BaseTool, tool):
         return str(getattr(tool, "name", type(tool).__qualname__))
     schema = tool.args_schema.model_json_schema() if tool.args_schema else {}

@@ -9,6 +9,7 @@ from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.base_tool import BaseTool
 from crewai.tools.memory_tools import RememberTool
 
+from crewai_prod._crewai.typed import declared_options
 from crewai_prod.tooling import ToolOptions
 
 _READING: Mapping[str, tuple[str, ...]] = {
@@ -78,18 +79,29 @@ _BODIES = ("_run", "_arun", "run", "arun")
 def options_for(tool: BaseTool, declared: Mapping[str, ToolOptions]) -> ToolOptions:
     """What is declared about a tool, and of its effect what is known of CrewAI's own, if not said.
 
+    What `harden` was told of it goes over what it says of itself, option by option.
+    """
+    known = _known(tool)
+    own, said = declared_options(tool), declared_for(tool, declared)
+    said = said.over(own) if said and own else said or own
+    if said is None:
+        return known
+    if said.effect is not None:
+        return said
+    again = said.idempotent or known.idempotent
+    return replace(said, effect=known.effect, idempotent=again)
+
+
+def declared_for(tool: BaseTool, declared: Mapping[str, ToolOptions]) -> ToolOptions | None:
+    """What `harden` was told of a tool.
+
     CrewAI puts the server's address or command in front of an MCP tool's name; what it is called on
     its server will do, too.
     """
-    known = _known(tool)
     for name in (tool.name, getattr(tool, "original_tool_name", None)):
         if name is not None and name in declared:
-            said = declared[name]
-            if said.effect is not None:
-                return said
-            again = said.idempotent or known.idempotent
-            return replace(said, effect=known.effect, idempotent=again)
-    return known
+            return declared[name]
+    return None
 
 
 def _known(tool: BaseTool) -> ToolOptions:

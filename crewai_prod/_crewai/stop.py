@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from crewai_prod.errors import CrewProdError
+from crewai_prod.errors import CrewProdError, ToolError, ToolInputInvalid
 
 __all__ = ["Passing", "StopRun", "is_tool_failure", "tool_failure", "unwrapped"]
 
@@ -72,6 +72,15 @@ def tool_failure(message: str, *, code: str | None = None) -> Any:
     if ToolFailure is None:
         return FailureText(message)
     return ToolFailure(message=message, reason=ToolFailureReason.EXCEPTION, code=code)
+
+
+def refused_input(error: ToolError) -> Any:
+    """What a tool returns whose arguments or whose result did not fit."""
+    if ToolFailure is None:
+        return FailureText(error.message)
+    kind = "INVALID_INPUT" if isinstance(error, ToolInputInvalid) else "TOOL_REPORTED"
+    reason = getattr(ToolFailureReason, kind, ToolFailureReason.EXCEPTION)
+    return ToolFailure(message=error.message, reason=reason)
 
 
 def is_tool_failure(value: Any) -> bool:

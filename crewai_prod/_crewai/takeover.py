@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar, cast
 from weakref import WeakKeyDictionary, ref
 
@@ -62,25 +62,31 @@ def seam_class(mixin: type, original: type) -> type:
     original.
     """
     original = original.__dict__.get(_CLASS, original)
+    return front_class(mixin, original, {"__slots__": (_SLOT, _ORIGINAL, _BEGAN), _CLASS: original})
+
+
+def front_class(mixin: type, original: type, namespace: Mapping[str, Any]) -> type:
+    """`class X(mixin, original)` with what `namespace` adds, made once per pair."""
     with _lock:
         known = _classes.setdefault(original, {})
         made = known[mixin]() if mixin in known else None
         if made is None:
             name = f"{mixin.__qualname__}[{original.__module__}.{original.__qualname__}]"
-            namespace = {
+            described = {
                 "__module__": mixin.__module__,
                 "__qualname__": name,
                 "__doc__": original.__doc__,
-                "__slots__": (_SLOT, _ORIGINAL, _BEGAN),
-                _CLASS: original,
+                **namespace,
             }
-            made = type(original)(original.__name__, (mixin, original), namespace)
+            made = type(original)(original.__name__, (mixin, original), described)
             known[mixin] = ref(made)
             _recent.append(made)
     return made
 
 
-def take_over(original: T, mixin: type, seam: Any, *, share: bool = False) -> T:
+def take_over(
+    original: T, mixin: type, seam: Any, *, share: bool = False, stands_for: Any = None
+) -> T:
     """A pydantic object of a class that has `mixin` in front; `seam` is its run's end.
 
     Built without the class's constructor and validators, which could ask for keys or build clients.
@@ -91,6 +97,7 @@ def take_over(original: T, mixin: type, seam: Any, *, share: bool = False) -> T:
         seam: What `seam_of` gives back.
         share: Whether both are to have one state, so that what the run does to it (a counter, a
             client, a response id) is done to the user's object; else the state is copied.
+        stands_for: The user's object, if `original` was made of it.
     """
     taken = cast(Any, object.__new__(seam_class(mixin, type(original))))
     state = original.__dict__
@@ -101,7 +108,8 @@ def take_over(original: T, mixin: type, seam: Any, *, share: bool = False) -> T:
         object.__setattr__(taken, name, copied)
     began = {} if share else {**state, **(getattr(original, "__pydantic_private__", None) or {})}
     object.__setattr__(taken, _BEGAN, began)
-    return cast(T, _linked(taken, seam, original_of(original)))
+    users_own = original if stands_for is None else stands_for
+    return cast(T, _linked(taken, seam, original_of(users_own)))
 
 
 def really_a(kind: type, value: Any) -> bool:

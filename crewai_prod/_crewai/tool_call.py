@@ -8,7 +8,7 @@ one decision of the model: those calls get the same exception, and the tool is n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -29,6 +29,7 @@ from crewai_prod._crewai.tool_results import (
     revived,
     told,
 )
+from crewai_prod._crewai.typed import MISFIT, Typed, arguments_of
 from crewai_prod.concealing import conceal
 from crewai_prod.errors import CrewProdError, ModelError
 from crewai_prod.failures import describe
@@ -91,7 +92,7 @@ class ToolCall:
     def begin(cls, seam: ToolSeam, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolCall:
         """Look the call up and commit its intent; settled if there is nothing left to do."""
         run, call = seam.run, cls(seam=seam, given=(args, kwargs))
-        arguments: Mapping[str, Any] = {**kwargs, "*": list(args)} if args else kwargs
+        arguments = arguments_of(seam.worker, args, kwargs)
         try:
             scope = scope_of(run, within=seam.within)
             call.error = call._raised_before(scope)
@@ -167,7 +168,8 @@ class ToolCall:
 
         What is raised is kept: on the text path CrewAI tries again.
         """
-        if is_ours(error):
+        typed = isinstance(self.seam.worker, Typed) and isinstance(error, MISFIT)
+        if is_ours(error) and not typed:
             self.value = told(error)
             return
         ticket = self._live.ticket

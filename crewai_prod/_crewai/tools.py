@@ -13,15 +13,16 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from crewai.tools.base_tool import BaseTool, Tool
+from crewai.tools.base_tool import BaseTool
 from crewai.tools.memory_tools import RecallMemoryTool, RememberTool
 
 from crewai_prod._crewai.mcp import calling_once
-from crewai_prod._crewai.native_tools import options_for
+from crewai_prod._crewai.native_tools import declared_for, options_for
 from crewai_prod._crewai.stop import never_a_failure
 from crewai_prod._crewai.takeover import Seamed, put, really_a, seam_of, take_over
 from crewai_prod._crewai.tool_call import Raised, ToolCall, ToolSeam, one_for_one
 from crewai_prod._crewai.tool_results import cut
+from crewai_prod._crewai.typed import as_declared, body_of, doing_within, refusals_not_counted
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 from crewai_prod.threads import in_thread
@@ -33,12 +34,12 @@ class DurableTool(Seamed):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The native path: validate, count the usage, then `_run`."""
-        with _on_native_path():
+        with _on_native_path(), refusals_not_counted(self):
             return BaseTool.run(self, *args, **kwargs)  # type: ignore[arg-type]
 
     async def arun(self, *args: Any, **kwargs: Any) -> Any:
         """The asynchronous twin of `run`."""
-        with _on_native_path():
+        with _on_native_path(), refusals_not_counted(self):
             return await BaseTool.arun(self, *args, **kwargs)  # type: ignore[arg-type]
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
@@ -108,9 +109,11 @@ class ToolBench:
             return tool
         if id(tool) not in self._taken:
             options = options_for(tool, self._options)
-            worker = self._worker(tool, options)
+            declared = declared_for(tool, self._options) is not None
+            typed = as_declared(tool, options, keep=True) if declared else tool
+            worker = doing_within(typed, lambda inner: self._worker(inner, options))
             seam = ToolSeam(self._run, tool, worker, options, self._within, self._raised)
-            taken = take_over(tool, DurableTool, seam)
+            taken = take_over(typed, DurableTool, seam, stands_for=tool)
             put(taken, cache_function=never_a_failure(tool.cache_function))
             self._taken[id(tool)] = (tool, taken)
         return self._taken[id(tool)][1]
@@ -122,17 +125,6 @@ class ToolBench:
             put(copied, memory=self._memory(tool.memory))
             return copied
         return calling_once(tool, options)
-
-
-def body_of(tool: BaseTool) -> Callable[..., Any]:
-    """The method that does the work, on the user's own object.
-
-    A class that overrides `run` itself (other than CrewAI's `Tool`) does its work there.
-    """
-    run = type(tool).run
-    if run is BaseTool.run or run is Tool.run:
-        return tool._run
-    return tool.run
 
 
 @contextmanager

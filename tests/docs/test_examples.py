@@ -64,6 +64,7 @@ def done(folder: Path) -> Mapping[str, Done]:
         "quickstart": Process([str(EXAMPLES / "quickstart.py")], folder, folder / "quick.db"),
         "killed": Process([resume], folder, folder / "unused.db"),
         "flow": Process([str(EXAMPLES / "flow_and_steps.py")], folder, folder / "unused.db"),
+        "typed": Process([str(EXAMPLES / "typed_tools.py")], folder, folder / "typed.db"),
     }
     ended = {name: process.done() for name, process in first.items()}
     second = {
@@ -113,6 +114,15 @@ def test_flow_and_steps_pay_once(done: Mapping[str, Done]) -> None:
     assert "transfer, done" in said
 
 
+def test_typed_tool_is_called_once_it_is_called_rightly(done: Mapping[str, Done]) -> None:
+    """The model reads what is wrong in a line, and the hotel books once."""
+    said = done["typed"].stdout
+    assert done["typed"].returncode == 0, done["typed"].stderr
+    assert "breakfast: there is no such field. night: expected date (YYYY-MM-DD)" in said
+    assert said.count("... the hotel books Friday for 2, late: False") == 1
+    assert "Room 12 is booked." in said
+
+
 def test_crewbase_project_runs_from_the_command_line(
     done: Mapping[str, Done], folder: Path
 ) -> None:
@@ -130,7 +140,7 @@ def test_crewbase_project_runs_from_the_command_line(
 def test_every_example_is_short_and_run_here() -> None:
     """An example somebody adds must be added here; none grows past a screen or two."""
     found = {str(path.relative_to(EXAMPLES)): path for path in EXAMPLES.rglob("*.py")}
-    singles = {"quickstart.py", "resume_after_crash.py", "flow_and_steps.py"}
+    singles = {"quickstart.py", "resume_after_crash.py", "flow_and_steps.py", "typed_tools.py"}
     assert set(found) == {*singles, "crewbase_project/crew.py"}
     for name, path in found.items():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 85, name

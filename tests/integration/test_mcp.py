@@ -54,6 +54,18 @@ def test_a_server_that_refuses_is_called_once_and_the_model_is_told(scene: Scene
     assert any("no money for 7" in str(message["content"]) for message in told)
 
 
+def test_a_declared_tool_is_called_with_what_its_server_takes(scene: Scene) -> None:
+    """Wrong arguments never reach the server; the model is told, and mends them."""
+    crew = _crew(scene, "charge")
+    wrong, right = call_till("charge", "seven"), call_till("charge", 7)
+    scene.script(Conversation(Rule(wrong, right, answer("that is all"))))
+    declared: Any = {"charge": {"effect": "write"}}
+    result = harden(crew, journal=scene.folder / "j.db", tools=declared).kickoff(run_id="a")
+    assert (result.raw, scene.effects.lines) == ("that is all", ["charge 7"])
+    told = [str(message["content"]) for message in scene.server.requests[-1].body["messages"]]
+    assert any('amount: expected integer, got "seven".' in text for text in told)
+
+
 @pytest.mark.parametrize(
     "options", [ToolOptions(effect="read"), ToolOptions(effect="write", idempotent=True)]
 )

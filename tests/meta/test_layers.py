@@ -29,6 +29,12 @@ LAYERS = [
         "required",
         "concealing",
         "deadlines",
+        "docstrings",
+        "schemas",
+        "misfits",
+        "arguments",
+        "results",
+        "corrections",
     },
     {"journal", "logfile"},
     {"logs", "journals"},
@@ -54,6 +60,7 @@ ONLY = {
     "sqlite3": {"journal"},
     "sqlite_utils": {"journal"},
     "structlog": {"logs"},
+    "docstring_parser": {"docstrings"},
     "crewai": {"_crewai", "demo"},  # the demonstration holds a crew as a user would write it
     "click": {"cli", "__main__"},
 }
