@@ -27,6 +27,7 @@ from crewai_prod._crewai.takeover import (
     seam_of,
     take_over,
 )
+from crewai_prod._crewai.telling import told
 from crewai_prod.errors import CrewProdError, EmptyResponse
 from crewai_prod.failures import billed_usage, describe, revive
 from crewai_prod.kickoff import place_around
@@ -317,7 +318,7 @@ class _Call:
         answer = decode_answer(record.result, self.types)
         if _streams(self.llm):
             self._stream(answer)
-        return answer
+        return told(self, answer)
 
     def _stream(self, answer: Any) -> None:
         """Tell who listens to the stream a recorded answer, each part of it in one chunk."""
@@ -346,7 +347,7 @@ class _Call:
             )
         except CrewProdError as error:
             raise StopRun(error) from error
-        return decode_answer(result, self.types) if isinstance(answer, list) else answer
+        return told(self, decode_answer(result, self.types) if isinstance(answer, list) else answer)
 
     def failed(self, ticket: Ticket, error: Exception, meter: Meter) -> None:
         """Record a failure of the model; a hook's or our own refusal is none."""

@@ -26,6 +26,8 @@ LAYERS = [
         "waiting",
         "provider_errors",
         "retry",
+        "truth",
+        "complaints",
     },
     {"journal", "logfile"},
     {"logs", "journals"},
