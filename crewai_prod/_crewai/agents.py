@@ -19,6 +19,7 @@ from crewai.utilities.agent_utils import parse_tools
 
 from crewai_prod._crewai.converting import RunConverter
 from crewai_prod._crewai.event_scope import events_ended
+from crewai_prod._crewai.guardrails import judging
 from crewai_prod._crewai.llm import scope_of
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.stop import StopRun
@@ -82,6 +83,13 @@ class RunAgent(Seamed):
         """The asynchronous twin."""
         begin_again(seam_of(self).run)
         return await super()._execute_and_build_output_async(*args, **kwargs)  # type: ignore[misc]
+
+    def _process_kickoff_guardrail(self, *args: Any, **kwargs: Any) -> Any:
+        """For `Agent.kickoff`; it calls itself with each complaint."""
+        if kwargs.get("retry_count"):
+            return super()._process_kickoff_guardrail(*args, **kwargs)  # type: ignore[misc]
+        with judging(None, self, self.guardrail_max_retries):  # type: ignore[attr-defined]
+            return super()._process_kickoff_guardrail(*args, **kwargs)  # type: ignore[misc]
 
     def _prepare_kickoff(self, *args: Any, **kwargs: Any) -> Any:
         """For `Agent.kickoff`: also the tools CrewAI adds there are taken over."""

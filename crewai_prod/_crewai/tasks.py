@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from crewai.tasks.task_output import TaskOutput
 from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.asking import asking
 from crewai_prod._crewai.caching import Caches
+from crewai_prod._crewai.guardrails import judging
 from crewai_prod._crewai.outputs import decode_output, encode_output
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.stop import StopRun, refusing
@@ -179,6 +182,18 @@ class RunTask(Seamed):
         await asyncio.to_thread(seam.saves.wait, seam.scope)
         await in_thread(seam.finish, worker, output)
         return output
+
+    def _invoke_guardrail_function(self, *args: Any, **kwargs: Any) -> Any:
+        with self._judging(kwargs):
+            return super()._invoke_guardrail_function(*args, **kwargs)  # type: ignore[misc]
+
+    async def _ainvoke_guardrail_function(self, *args: Any, **kwargs: Any) -> Any:
+        with self._judging(kwargs):
+            return await super()._ainvoke_guardrail_function(*args, **kwargs)  # type: ignore[misc]
+
+    def _judging(self, given: Mapping[str, Any]) -> AbstractContextManager[None]:
+        name = seam_of(self).scope.task_name
+        return judging(name, given.get("agent"), self.guardrail_max_retries)  # type: ignore[attr-defined]
 
 
 class RunConditionalTask(RunTask):
