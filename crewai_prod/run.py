@@ -515,6 +515,11 @@ class Run:
         failed = last is not None and last.status is StepStatus.FAILED
         return last if failed and last is not None and last.kind is StepKind.MODEL else None
 
+    def called(self, path: str) -> set[str]:
+        """Names of the tools that were called with success within a scope so far."""
+        with self._lock:
+            return self._walk.history.called(path)
+
     def step_that_said(self, text: str | None) -> str | None:
         """The id of a step whose result is word for word this text, if it is a long one."""
         with self._lock:
