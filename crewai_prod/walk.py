@@ -235,15 +235,22 @@ class Walk:
     def _survived(self, record: StepRecord) -> bool:
         """Whether a failure is one that the crew saw and went on from, or would have.
 
-        A tool that failed may have acted. If the process was killed before the model was told, the
-        tool is not run again: only a run that ended by this failure is resumed to try it anew.
+        A tool that failed may have acted, and a model's answer of the wrong form was paid for. If
+        the process was killed before the model was told, neither is tried again: only a run that
+        ended by this failure is resumed to try it anew.
         """
         if record.status is not StepStatus.FAILED:
             return False
-        cut_off = record.kind is StepKind.TOOL and record.epoch not in self._failed_sessions
+        told = record.kind is StepKind.TOOL or _has_wrong_form(record)
+        cut_off = told and record.epoch not in self._failed_sessions
         return self._finished or cut_off or self.history.went_on(record)
 
     def _may_retry(self, scope: Scope, step: str) -> bool:
         """Whether a failed call is passed over because the model has been sent to work again."""
         sent = any(lies_in(scope.path, path) for path in self._complained)
         return sent and self.history.failed(step)
+
+
+def _has_wrong_form(record: StepRecord) -> bool:
+    """Whether a model call failed because its answer could not be read as what was asked for."""
+    return '"type":"ValidationError"' in (record.error or "")

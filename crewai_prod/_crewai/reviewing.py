@@ -21,7 +21,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,25 +194,31 @@ class _Review:
         return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
     def _convert(self, text: str, kind: type[BaseModel]) -> Any:
-        task, agent = self.executor.task, self.executor.agent
-        own = getattr(task, "converter_cls", None) is not None
+        """What an answer says: read, or converted as CrewAI would. A mended one is only read."""
+        task = self.executor.task
+        as_dict = task is not None and bool(task.output_json)
+        own = task is not None and task.converter_cls is not None
+        if self.tries and not own:
+            return parsed(text, kind, as_dict=as_dict)
+        if task is None:
+            return self._convert_alone(text, kind)
         if not own:
-            try:
-                return parsed(text, kind, as_dict=task is not None and bool(task.output_json))
-            except ValueError:
-                if self.tries:
-                    raise
-        if task is not None:
-            return in_form(
-                convert_to_model(
-                    text, task.output_pydantic, task.output_json, agent, task.converter_cls
-                ),
-                kind,
-                as_dict=bool(task.output_json),
-            )
-        instructions = get_conversion_instructions(kind, agent.llm)
+            with suppress(ValueError):
+                return parsed(text, kind, as_dict=as_dict)
+        asked = task.output_pydantic, task.output_json, self.executor.agent, task.converter_cls
+        return in_form(convert_to_model(text, *asked), kind, as_dict=as_dict)
+
+    def _convert_alone(self, text: str, kind: type[BaseModel]) -> Any:
+        """For `Agent.kickoff`, where CrewAI takes no object out of the prose around it."""
+        with suppress(ValueError):
+            return kind.model_validate_json(text)
+        llm = self.executor.agent.llm
         converter = Converter(
-            llm=agent.llm, text=text, model=kind, instructions=instructions, max_attempts=1
+            llm=llm,
+            text=text,
+            model=kind,
+            instructions=get_conversion_instructions(kind, llm),
+            max_attempts=1,
         )
         return in_form(converter.to_pydantic(), kind, as_dict=False)
 

@@ -71,7 +71,7 @@ def test_a_claim_is_sent_back(
     assert (result.raw, effects.lines) == ("charged 7", ["charge 7"])
     assert len(server.requests) == 4
     said = json.dumps(server.requests[2].body["messages"])
-    assert "receipt 0" in said and "receipt 1" in said, "its own answers are in the conversation"
+    assert ("receipt 0" in said, "receipt 1" in said) == (True, True), "its own answers are told"
     assert_all_metered(tmp_path / "j.db", "a")
     lines = map(json.loads, (tmp_path / "j.db.log.jsonl").read_text().splitlines())
     rejected = [one for one in lines if one["event"] == "answer.rejected"]
