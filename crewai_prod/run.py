@@ -515,8 +515,8 @@ class Run:
         failed = last is not None and last.status is StepStatus.FAILED
         return last if failed and last is not None and last.kind is StepKind.MODEL else None
 
-    def called(self, path: str) -> set[str]:
-        """Names of the tools that were called with success within a scope so far."""
+    def called(self, path: str) -> dict[str, bool]:
+        """The tools that were called within a scope so far, by name: whether with success."""
         with self._lock:
             return self._walk.history.called(path)
 

@@ -40,7 +40,7 @@ from crewai_prod._crewai.llm import scope_of
 from crewai_prod._crewai.stop import Passing, StopRun
 from crewai_prod._crewai.takeover import seam_of
 from crewai_prod.codec import text_of
-from crewai_prod.errors import CrewProdError, OutputInvalid, UnverifiedToolClaim
+from crewai_prod.errors import CrewProdError, OutputInvalid, ToolFailed, UnverifiedToolClaim
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 
@@ -143,9 +143,9 @@ class _Review:
         if not own and not theirs:
             return [], False
         called = self.run.called(self._place())
-        if missing := [name for name in own if name not in called]:
+        if missing := [name for name in own if not called.get(name)]:
             return missing, False
-        missing = [name for name in theirs if name not in called]
+        missing = [name for name in theirs if not called.get(name)]
         any_would_do = len(coworkers) > 1 and len(missing) < len(theirs)
         return ([], True) if any_would_do else (missing, True)
 
@@ -168,10 +168,12 @@ class _Review:
         self.claims += 1
         if self.claims > MOST_CLAIMS:
             self.run.distrust_last_answer(self.scope)
-            error = UnverifiedToolClaim(
+            tried = [name for name in tools if name in self.run.called(self._place())]
+            kind = ToolFailed if tried else UnverifiedToolClaim
+            error = kind(
                 f"The task requires a successful call of {', '.join(tools)}; {self.claims} answers "
-                "were given without one.",
-                tools=tools,
+                f"were given without one{', and all calls have failed' if tried else ''}.",
+                tools=tried or tools,
                 attempts=self.claims,
                 task=self.scope.task_name,
                 agent=self.scope.agent,

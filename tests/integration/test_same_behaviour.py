@@ -133,7 +133,7 @@ class Report(BaseModel):
 
 def agent(server: Server, effects: Effects, path: str, heard: list[Any]) -> Agent:
     """An agent with a tool, a guardrail and a step callback."""
-    report = Rule(Reply('{"total": 7}'), when=lambda turn: turn.schema is not None)
+    report = Rule(Reply('{"total": 7}'), when=lambda turn: "Cashier" not in turn.system)
     server.app.script = Conversation(report, Rule(use("charge", {"amount": 7}), answer("7")))
 
     def check(output):  # type: ignore[no-untyped-def]  # CrewAI reads the annotations

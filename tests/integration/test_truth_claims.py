@@ -10,7 +10,7 @@ import pytest
 from crewai import Agent, Crew, Process, Task
 
 from crewai_prod import harden, open_journal
-from crewai_prod.errors import UnverifiedToolClaim
+from crewai_prod.errors import ToolFailed, UnverifiedToolClaim
 from tests.crews import make_llm
 from tests.integration.parts import (
     MODES,
@@ -124,7 +124,7 @@ def test_a_tool_that_failed_is_no_call(server: Server, tmp_path: Path, effects: 
     server.app.script = Conversation(Rule(charge, answer("charged 7")))
     options = {"charge": {"effect": "read", "required": True}}
     hardened = harden(crew, journal=tmp_path / "j.db", tools=options)
-    with pytest.raises(Exception, match="charge"):
+    with pytest.raises(ToolFailed, match="all calls have failed"):
         hardened.kickoff(run_id="a")
     assert open_journal(tmp_path / "j.db").run("a").status.value != "completed"
 
