@@ -363,8 +363,12 @@ class GuardError(CrewProdError):
     actor: ClassVar[Actor] = "operator"
 
 
-class GuardRejected(GuardError):
-    """An answer was checked and is not good enough, after all the tries that the task allows."""
+class GuardRejected(GuardError, ValueError):
+    """An answer was checked and is not good enough, after all the tries that the task allows.
+
+    `fields["attempts"]` says how many answers were checked. Resuming asks for the last one anew. It
+    is a `ValueError` because that is what CrewAI raises for an agent that is kicked off by itself.
+    """
 
 
 class GuardUnavailable(GuardError):

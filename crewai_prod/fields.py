@@ -45,6 +45,8 @@ DURATION_MS: Final = "duration_ms"  # ours: GenAI's operation duration, in milli
 ERROR_TYPE: Final = "error.type"  # OTel: class of the error, _OTHER if it is not known
 ERROR_MESSAGE: Final = "error.message"  # ours: its text, with content only; it may quote arguments
 FALLBACK_FROM: Final = "fallback.from"  # ours: the model that could not be had
+REJECTED_WHY: Final = "rejected.why"  # ours: claim (a tool was not called) or output (its form)
+CALLBACK: Final = "callback"  # ours: which one it is: task, any task or step
 RETRY_WAIT_MS: Final = "retry.wait_ms"  # ours: pause before the next try
 DRIFT_RECORDED: Final = "drift.recorded"  # ours: digest of the request that history answers
 DRIFT_ASKED: Final = "drift.asked"  # ours: digest of the request that was made now
@@ -75,6 +77,7 @@ COST_STATUS: Final = "cost.status"  # ours: priced, estimated or unpriced
 
 TOOL_NAME: Final = "gen_ai.tool.name"  # GenAI: name of the tool
 TOOL_CALL_ID: Final = "gen_ai.tool.call.id"  # GenAI: the model's id of the call
+TOOL_INVENTED_CHARS: Final = "tool.invented_chars"  # ours: length of what a model made up
 TOOL_EFFECT: Final = "tool.effect"  # ours: read, write or nested
 
 # -- content, on request only ---------------------------------------------------------------------
@@ -108,6 +111,9 @@ TASK_KEPT: Final = "task.kept"  # a finished task's output is handed back unexec
 LLM_CALL: Final = "llm.call"  # a model call was made
 LLM_UNMETERED: Final = "llm.unmetered"  # a model call passed the run, and nobody said its cost
 TOOL_CALL: Final = "tool.call"  # a tool call was made
+TOOL_INVENTED: Final = "tool.invented"  # what a model wrote in place of a tool's result was cut
+ANSWER_REJECTED: Final = "answer.rejected"  # an answer went back to the model, with the reason
+CALLBACK_FAILED: Final = "callback.failed"  # a callback that only observes raised; the run goes on
 STEP_FINISHED: Final = "step.finished"  # another step (a function, a person) has answered
 STEP_REPLAYED: Final = "step.replayed"  # a step was answered from the journal
 STEP_DRIFT: Final = "step.drift"  # history answered a request that differs from the recorded one

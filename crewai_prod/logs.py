@@ -314,6 +314,49 @@ class RunLog:
         }
         self.emit(fields.TOOL_CALL, _level(step), **line)
 
+    def tool_invented(self, *, task: str | None, agent: str | None, characters: int) -> None:
+        """A model wrote a tool's result itself: it was cut, and the tool is called."""
+        message = (
+            "The model made up what a tool returns instead of waiting for it. What it made up was "
+            "cut, and the tool is called. Stop words prevent this where the provider has them."
+        )
+        where = {fields.TASK: task, fields.AGENT_NAME: agent}
+        line = {fields.MESSAGE: message, fields.TOOL_INVENTED_CHARS: characters}
+        self.emit(fields.TOOL_INVENTED, "warning", **line, **where)
+
+    def answer_rejected(
+        self, *, why: str, attempt: int, task: str | None, agent: str | None, message: str
+    ) -> None:
+        """An answer went back to the model, for the `attempt`-th time, in its conversation.
+
+        Args:
+            why: `claim` or `output`.
+            attempt: Which answer it is, from 1.
+            task: Name of the task.
+            agent: Who answered.
+            message: What is wrong with it, without what it says.
+        """
+        line = {
+            fields.MESSAGE: message,
+            fields.REJECTED_WHY: why,
+            fields.ATTEMPT: attempt,
+            fields.TASK: task,
+            fields.AGENT_NAME: agent,
+        }
+        self.emit(fields.ANSWER_REJECTED, "warning", **line)
+
+    def callback_failed(
+        self, *, callback: str, error: BaseException, task: str | None, agent: str | None
+    ) -> None:
+        """A callback that only observes has raised; the run goes on without it, degraded."""
+        line = {
+            fields.CALLBACK: callback,
+            fields.TASK: task,
+            fields.AGENT_NAME: agent,
+            **self._error(error),
+        }
+        self.emit(fields.CALLBACK_FAILED, "warning", **line)
+
     def step_replayed(self, step: StepRecord, *, task: str | None = None) -> None:
         """A step was answered from the journal: nothing was sent, executed or paid."""
         line = {**_step(step, task), fields.REPLAYED: True, **self._error(step.error)}

@@ -120,6 +120,21 @@ class History:
         """The steps of a scope and all within it."""
         return [step for step in self._steps.values() if lies_in(step.scope, scope)]
 
+    def called(self, scope: str) -> dict[str, bool]:
+        """Tools that were called within a scope, as far as this session has come: with success?
+
+        What an earlier session did later than that is on record, but has not happened yet. A call
+        that was answered from the journal is not walked: what was called within it was.
+        """
+        calls = [step for step in self.within(scope) if step.kind is StepKind.TOOL]
+        met = [step for step in calls if step.step_id in self._met]
+        bodies = [Scope(path=step.scope).inside(step.name, step.step_id).path for step in met]
+        within = [one for one in calls if any(lies_in(one.scope, body) for body in bodies)]
+        found: dict[str, bool] = {}
+        for step in (*met, *within):
+            found[step.name] = found.get(step.name, False) or _succeeded(step)
+        return found
+
     def distrust(self, scope: str) -> None:
         """Have the last step of a scope tried anew if it is a model's answer.
 
@@ -258,3 +273,9 @@ def _different(record: TaskRecord, definition: TaskDefinition) -> tuple[str, ...
     before: dict[str, str] = json.loads(record.parts)
     names = sorted(before.keys() | definition.parts.keys())
     return tuple(name for name in names if before.get(name) != definition.parts.get(name))
+
+
+def _succeeded(step: StepRecord) -> bool:
+    """Whether a tool call gave a result, and not CrewAI's report of a failure."""
+    failed = (step.result or "").startswith('{"$":"tool_failure"')
+    return step.status is StepStatus.DONE and not failed

@@ -643,6 +643,11 @@ class Run:
         failed = last is not None and last.status is StepStatus.FAILED
         return last if failed and last is not None and last.kind is StepKind.MODEL else None
 
+    def called(self, path: str) -> dict[str, bool]:
+        """The tools that were called within a scope so far, by name: whether with success."""
+        with self._lock:
+            return self._walk.history.called(path)
+
     def step_that_said(self, text: str | None) -> str | None:
         """The id of a step whose result is word for word this text, if it is a long one."""
         with self._lock:

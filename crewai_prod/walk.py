@@ -252,14 +252,16 @@ class Walk:
     def _survived(self, record: StepRecord) -> bool:
         """Whether a failure is one that the crew saw and went on from, or would have.
 
-        A tool that failed may have acted. If the process was killed before the model was told, the
-        tool is not run again: only a run that ended by this failure is resumed to try it anew.
+        A tool that failed may have acted, and a model's answer of the wrong form was paid for. If
+        the process was killed before the model was told, neither is tried again: only a run that
+        ended by this failure is resumed to try it anew.
         """
         if record.status is not StepStatus.FAILED or decided_again(record.error):
             return False
         if record.epoch in self._failed_sessions and _too_long(record):
             return False  # asking again costs nothing, and another model may stand there now
-        cut_off = record.kind is StepKind.TOOL and record.epoch not in self._failed_sessions
+        told = record.kind is StepKind.TOOL or _has_wrong_form(record)
+        cut_off = told and record.epoch not in self._failed_sessions
         return self._finished or cut_off or self.history.went_on(record)
 
     def _may_retry(self, scope: Scope, step: str) -> bool:
@@ -271,3 +273,8 @@ class Walk:
 def _too_long(record: StepRecord) -> bool:
     """Whether a model has refused to read a conversation because of its length."""
     return record.kind is StepKind.MODEL and '"ContextOverflow"' in (record.error or "")
+
+
+def _has_wrong_form(record: StepRecord) -> bool:
+    """Whether a model call failed because its answer could not be read as what was asked for."""
+    return '"type":"ValidationError"' in (record.error or "")

@@ -19,7 +19,9 @@ from crewai.utilities.agent_utils import parse_tools
 
 from crewai_prod._crewai.converting import RunConverter
 from crewai_prod._crewai.event_scope import events_ended
+from crewai_prod._crewai.guardrails import judging
 from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.reviewing import reviewed
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import Seamed, original_of, put, put_private, seam_of, take_over
@@ -53,6 +55,8 @@ class AgentSeam:
     run: Run
     bench: ToolBench
     saves: Saves
+    converted: dict[str, Any] = field(default_factory=dict)
+    """Answers whose form has been judged, and what was made of each."""
     busy: threading.Lock = field(default_factory=threading.Lock)
     """Held while it is at work."""
 
@@ -73,9 +77,27 @@ class RunAgent(Seamed):
             return _answered(seam_of(self).run, worker, result)
 
     def get_output_converter(self, *args: Any, **kwargs: Any) -> Any:
-        """The original's, behind its seam."""
+        """The original's, behind its seam; it asks once, what it cannot read is sent back."""
         made = super().get_output_converter(*args, **kwargs)  # type: ignore[misc]
-        return take_over(made, RunConverter, seam_of(self).run)
+        taken = take_over(made, RunConverter, seam_of(self).run)
+        put(taken, max_attempts=1)
+        return taken
+
+    def create_agent_executor(self, *args: Any, **kwargs: Any) -> Any:
+        """The original's; the answers it comes to are looked at."""
+        super().create_agent_executor(*args, **kwargs)  # type: ignore[misc]
+        reviewed(self.agent_executor)  # type: ignore[attr-defined]
+
+    def _build_output_from_result(
+        self, result: Any, executor: Any, response_format: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """For `Agent.kickoff`: what was made of an answer when it was judged is not made again."""
+        said = result.get("output")
+        converted = seam_of(self).converted.get(said) if isinstance(said, str) else None
+        asked = response_format if converted is None else None
+        output = super()._build_output_from_result(result, executor, asked, *args, **kwargs)  # type: ignore[misc]
+        output.pydantic = output.pydantic if converted is None else converted
+        return output
 
     def _save_kickoff_to_memory(self, *args: Any, **kwargs: Any) -> None:
         """For `Agent.kickoff`: it ends when what it remembers is saved."""
@@ -95,6 +117,13 @@ class RunAgent(Seamed):
         with in_time(seam_of(self).run, self):
             return await super()._execute_and_build_output_async(*args, **kwargs)  # type: ignore[misc]
 
+    def _process_kickoff_guardrail(self, *args: Any, **kwargs: Any) -> Any:
+        """For `Agent.kickoff`; it calls itself with each complaint."""
+        if kwargs.get("retry_count"):
+            return super()._process_kickoff_guardrail(*args, **kwargs)  # type: ignore[misc]
+        with judging(None, self, self.guardrail_max_retries):  # type: ignore[attr-defined]
+            return super()._process_kickoff_guardrail(*args, **kwargs)  # type: ignore[misc]
+
     def _prepare_kickoff(self, *args: Any, **kwargs: Any) -> Any:
         """For `Agent.kickoff`: also the tools CrewAI adds there are taken over."""
         executor, inputs, info, parsed = super()._prepare_kickoff(*args, **kwargs)  # type: ignore[misc]
@@ -103,6 +132,7 @@ class RunAgent(Seamed):
         if any(one is not other for one, other in zip(tools, executor.original_tools, strict=True)):
             parsed = parse_tools(tools)
             put(executor, original_tools=tools, tools=parsed)
+        reviewed(executor)
         return executor, inputs, info, parsed
 
 

@@ -18,9 +18,10 @@ from crewai.utilities.llm_utils import create_llm
 
 from crewai_prod._crewai.agents import AgentSeam, RunAgent, fresh
 from crewai_prod._crewai.caching import Caches
+from crewai_prod._crewai.callbacks import observing, plain
 from crewai_prod._crewai.converting import converter_class
 from crewai_prod._crewai.definition import task_name
-from crewai_prod._crewai.guardrails import take_over_guardrail
+from crewai_prod._crewai.guardrails import checked, in_words, take_over_guardrail
 from crewai_prod._crewai.llm import ModelSeam, take_over_llm
 from crewai_prod._crewai.memory import MemorySeam, is_memory, take_over_memory
 from crewai_prod._crewai.saves import Saves
@@ -48,6 +49,8 @@ _KEPT_OF_CREW = frozenset(
         "tasks",
         "manager_agent",
         "stream",
+        "step_callback",
+        "task_callback",
         "memory",
         "_memory",
         "_cache_handler",
@@ -62,12 +65,24 @@ _KEPT_OF_AGENT = frozenset(
         "tools_handler",
         "cache_handler",
         "planning_config",
+        "guardrail",
+        "step_callback",
         "memory",
         *_AGENT_LLMS,
     }
 )
 _KEPT_OF_TASK = frozenset(
-    {"id", "agent", "context", "tools", "converter_cls", "_guardrail", "_guardrails", "_thread"}
+    {
+        "id",
+        "agent",
+        "context",
+        "tools",
+        "callback",
+        "converter_cls",
+        "_guardrail",
+        "_guardrails",
+        "_thread",
+    }
 )
 
 
@@ -114,6 +129,10 @@ class Workshop:
         """A model behind its seam, made first if only its name or settings are given."""
         return None if named is None else self.llm(create_llm(named))
 
+    def guardrail(self, guardrail: Any) -> Any:
+        """A guardrail behind its seam."""
+        return checked(take_over_guardrail(guardrail, self.llm), self._run)
+
     def config(self, config: Any) -> Any:
         """A planning configuration with its model behind its seam."""
         if config is None:
@@ -140,6 +159,8 @@ class Workshop:
             agents=[self.agent(agent) for agent in crew.agents],
             manager_agent=self.agent(crew.manager_agent),
             memory=self.memory(crew.__dict__.get("memory")),
+            step_callback=observing(crew.step_callback, "step", self._run),
+            task_callback=observing(crew.task_callback, "any task", self._run),
             **{name: self.llm(crew.__dict__.get(name)) for name in CREW_LLMS},
         )
         private = crew.__pydantic_private__ or {}
@@ -183,6 +204,13 @@ class Workshop:
         if "cache_handler" in values:
             put(taken, cache_handler=self.caches.take(values["cache_handler"]))
         put(taken, planning_config=self.config(values.get("planning_config")))
+        guardrail = values.get("guardrail")
+        if isinstance(guardrail, str):
+            put(taken, guardrail=in_words(guardrail, taken.llm, self.llm))
+        elif guardrail is not None:
+            put(taken, guardrail=self.guardrail(guardrail))
+        if values.get("step_callback") is not None:
+            put(taken, step_callback=observing(values["step_callback"], "step", self._run))
         return taken
 
     def _task(self, position: int, task: Task, held: Any) -> Any:
@@ -197,16 +225,15 @@ class Workshop:
             retry_count=0,
             processed_by_agents=set(),
             converter_cls=converter_class(task.converter_cls),
+            callback=observing(task.callback, "task", self._run),
         )
         private = task.__pydantic_private__ or {}
         put_private(
             taken,
             _guardrail_retry_counts={},
             _thread=None,
-            _guardrail=take_over_guardrail(private.get("_guardrail"), self.llm),
-            _guardrails=[
-                take_over_guardrail(one, self.llm) for one in private.get("_guardrails") or []
-            ],
+            _guardrail=self.guardrail(private.get("_guardrail")),
+            _guardrails=[self.guardrail(one) for one in private.get("_guardrails") or []],
         )
         return taken
 
@@ -242,6 +269,8 @@ def show_manager(manager: Any, held: Crew) -> None:
 def give_back_agent(taken: Any, held: Any) -> None:
     """Let an agent a user holds show what the run left, as after a bare kickoff."""
     give_back(taken, held, keep=_KEPT_OF_AGENT)
+    if getattr(taken, "step_callback", None) is not None and held.step_callback is None:
+        put(held, step_callback=plain(taken.step_callback))  # a crew lends its own to its agents
 
 
 def give_back_crew(taken: Any, held: Crew) -> None:

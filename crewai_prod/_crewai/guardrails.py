@@ -1,23 +1,39 @@
-"""The seam in front of guardrails that ask a model: what could not be checked is not bad.
+"""The seam in front of guardrails: what could not be checked is not bad, and bad is said as such.
 
-CrewAI takes a failure of the check for a complaint and has the whole task done again, up to four
-times. Here a model that cannot be had leaves the task as it is: a run that is resumed asks that
-one again. An answer of the model that is no verdict stays the complaint that CrewAI makes of it.
+CrewAI takes a failure of a check that asks a model for a complaint and has the whole task done
+again, up to four times; an exception of a user's function ends the task, and its last answer is as
+good as lost. Here a check that could not be made stops the run where it is (`GuardUnavailable`): a
+run that is resumed repeats no model call, it checks again. An answer of a judging model that is no
+verdict stays the complaint that CrewAI makes of it.
+
+A guardrail that says no to every try ends its task as it does in CrewAI, as `GuardRejected`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from crewai.llms.base_llm import BaseLLM
+from crewai.tasks.hallucination_guardrail import HallucinationGuardrail
 from crewai.tasks.llm_guardrail import LLMGuardrail
+from crewai.utilities.guardrail import GuardrailResult
 
 from crewai_prod._crewai.metering import model_failures
-from crewai_prod._crewai.takeover import really_a
+from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.stop import Passing, StopRun
+from crewai_prod._crewai.takeover import really_a, seam_of
+from crewai_prod.codec import text_of
+from crewai_prod.errors import CrewProdError, GuardRejected, GuardUnavailable
+from crewai_prod.run import Run
 
 _classes: dict[type, type] = {}
+_verdicts: ContextVar[list[bool] | None] = ContextVar("crewai_prod_verdicts", default=None)
+"""What the guardrail that is at work here has said so far, answer by answer."""
 
 
 class _Unchecked:
@@ -42,7 +58,9 @@ class _Unchecked:
         checking._failure = None
         verdict: tuple[bool, Any] = super(_Unchecked, checking).__call__(task_output)  # type: ignore[misc]
         if checking._failure is not None:
-            raise checking._failure
+            run = seam_of(checking.llm).run
+            raise _unavailable(run, checking._failure) from checking._failure
+        _note(verdict[0])
         return verdict
 
 
@@ -56,6 +74,88 @@ def take_over_guardrail(guardrail: Any, take_llm: Callable[[Any], Any]) -> Any:
     if isinstance(taken, LLMGuardrail):
         taken.__class__ = _unchecked(type(guardrail))
     return taken
+
+
+def in_words(description: str, llm: Any, take_llm: Callable[[Any], Any]) -> Any:
+    """The guardrail that CrewAI makes of a text, for an agent that is kicked off by itself."""
+    if not really_a(BaseLLM, llm):
+        return description
+    return take_over_guardrail(LLMGuardrail(description, llm), take_llm)
+
+
+def checked(guardrail: Any, run: Run) -> Any:
+    """A user's function whose exceptions, and what is no verdict, stop the run.
+
+    It looks like the function to whoever asks for its name and source, as CrewAI's events do. What
+    is no function, and CrewAI's own guardrails, stay as they are.
+    """
+    if not callable(guardrail) or isinstance(guardrail, (LLMGuardrail, HallucinationGuardrail)):
+        return guardrail
+
+    @functools.wraps(guardrail)
+    def check(output: Any) -> Any:
+        try:
+            verdict = guardrail(output)
+            passed = GuardrailResult.from_tuple(verdict).success
+        except Passing:
+            raise
+        except Exception as error:
+            if run.refused(error) and run.stopped is not None:
+                raise StopRun(run.stopped) from error
+            raise _unavailable(run, error) from error
+        _note(passed)
+        return verdict
+
+    return check
+
+
+@contextmanager
+def judging(task: str | None, agent: Any, most: int) -> Iterator[None]:
+    """Where a guardrail judges an answer, and the ones that follow its complaints.
+
+    Args:
+        task: Name of the task.
+        agent: Who answers.
+        most: How many complaints it may have.
+
+    Raises:
+        GuardRejected: In place of what CrewAI raises when it has had one more.
+    """
+    verdicts: list[bool] = []
+    token = _verdicts.set(verdicts)
+    try:
+        yield
+    except (Passing, CrewProdError):
+        raise
+    except Exception as error:
+        if len(verdicts) > most and not verdicts[-1]:
+            raise GuardRejected(
+                text_of(error),
+                task=task,
+                agent=getattr(agent, "role", None),
+                attempts=len(verdicts),
+            ) from error
+        raise
+    finally:
+        _verdicts.reset(token)
+
+
+def _note(passed: bool) -> None:
+    verdicts = _verdicts.get()
+    if verdicts is not None:
+        verdicts.append(passed)
+
+
+def _unavailable(run: Run, error: Exception) -> StopRun:
+    """What stops the run because of a check that could not be made."""
+    scope = scope_of(run)
+    refusal = GuardUnavailable(
+        f"The guardrail could not check the answer: {type(error).__name__}: {text_of(error)}",
+        task=scope.task_name,
+        agent=scope.agent,
+    )
+    refusal.__cause__ = error
+    return StopRun(run.stop(refusal))
 
 
 def _unchecked(kind: type) -> type:

@@ -18,6 +18,7 @@ from crewai_prod._crewai.metering import Meter, calling, model_failures, read_us
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import seam_of
+from crewai_prod._crewai.telling import told
 from crewai_prod._crewai.tries import Tries
 from crewai_prod.deadlines import acall_within, call_within
 from crewai_prod.errors import CrewProdError
@@ -181,7 +182,7 @@ class ModelCall:
         answer = decode_answer(record.result, self.types)
         if _streams(self.llm):
             self._stream(answer)
-        return answer
+        return told(self, answer)
 
     def _stream(self, answer: Any) -> None:
         """Tell who listens to the stream a recorded answer, each part of it in one chunk."""
@@ -211,7 +212,7 @@ class ModelCall:
             )
         except CrewProdError as error:
             raise StopRun(error) from error
-        return decode_answer(result, self.types) if isinstance(answer, list) else answer
+        return told(self, decode_answer(result, self.types) if isinstance(answer, list) else answer)
 
     def failed(self, ticket: Ticket, error: Exception, meter: Meter) -> None:
         """Record a try that failed, with what it cost.

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from crewai.tasks.conditional_task import ConditionalTask
 from crewai.tasks.task_output import TaskOutput
+from crewai.utilities.i18n import I18N_DEFAULT
+from pydantic import BaseModel
 
 from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.asking import asking
 from crewai_prod._crewai.caching import Caches
+from crewai_prod._crewai.guardrails import judging
 from crewai_prod._crewai.outputs import decode_output, encode_output
+from crewai_prod._crewai.reviewing import MOST_TRIES, Unfit, given_up, unfit
 from crewai_prod._crewai.saves import Saves
-from crewai_prod._crewai.stop import StopRun, refusing
+from crewai_prod._crewai.stop import Passing, StopRun, refusing
 from crewai_prod._crewai.takeover import Seamed, put, seam_of
 from crewai_prod._crewai.tools import ToolBench
+from crewai_prod.codec import text_of
 from crewai_prod.errors import CrewProdError
 from crewai_prod.records import StepKind, TaskRecord
 from crewai_prod.replay import Verdict
@@ -35,6 +42,8 @@ class TaskSeam:
     saves: Saves
     caches: Caches
     position: int
+    converted: dict[str, Any] = field(default_factory=dict)
+    """Answers whose form has been judged, and what was made of each."""
     held: Any = None
     """The user's task that shows this one's progress; None where several runs go side by side."""
 
@@ -190,6 +199,139 @@ class RunTask(Seamed):
         await asyncio.to_thread(seam.saves.wait, seam.scope)
         await in_thread(seam.finish, worker, output, tools)
         return output
+
+    def _invoke_guardrail_function(self, *args: Any, **kwargs: Any) -> Any:
+        mending = _Mending(self, kwargs)
+        while True:
+            try:
+                with mending.judging():
+                    output = super()._invoke_guardrail_function(*args, **kwargs)  # type: ignore[misc]
+                    return mending.formed(output)
+            except Unfit as unfit_answer:
+                context = mending.sent_back(unfit_answer)
+            mending.answered(mending.agent.execute_task(self, context, kwargs.get("tools")))
+
+    async def _ainvoke_guardrail_function(self, *args: Any, **kwargs: Any) -> Any:
+        mending = _Mending(self, kwargs)
+        while True:
+            try:
+                with mending.judging():
+                    output = await super()._ainvoke_guardrail_function(*args, **kwargs)  # type: ignore[misc]
+                    return await asyncio.to_thread(mending.formed, output)
+            except Unfit as unfit_answer:
+                context = mending.sent_back(unfit_answer)
+            mending.answered(await mending.agent.aexecute_task(self, context, kwargs.get("tools")))
+
+    def _export_output(self, result: Any) -> Any:
+        kept = self._converted(result)
+        if kept is not None:
+            return kept
+        with self._fitting(result) as found:
+            found += super()._export_output(result)  # type: ignore[misc]
+        return tuple(found)
+
+    async def _aexport_output(self, result: Any) -> Any:
+        kept = self._converted(result)
+        if kept is not None:
+            return kept
+        with self._fitting(result) as found:
+            found += await super()._aexport_output(result)  # type: ignore[misc]
+        return tuple(found)
+
+    def _converted(self, result: Any) -> Any:
+        """What was made of an answer when it was judged, as CrewAI hands it on."""
+        kept = seam_of(self).converted.get(result) if isinstance(result, str) else None
+        return None if kept is None else self._unpack_model_output(kept)  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _fitting(self, result: Any) -> Iterator[list[Any]]:
+        """Where an answer is converted; a task that asks for a form never goes without it.
+
+        Raises:
+            Unfit: It has not that form.
+        """
+        found: list[Any] = []
+        try:
+            yield found
+        except (Passing, CrewProdError):
+            raise
+        except Exception as error:
+            raise unfit(text_of(error), text_of(result)) from error
+        if self.lacks_form(*found):
+            raise unfit("", text_of(result))
+
+    def lacks_form(self, pydantic: Any, json_dict: Any) -> bool:
+        """Whether an output is not in the form that the task asks for."""
+        if self.output_pydantic:  # type: ignore[attr-defined]
+            return pydantic is None
+        return bool(self.output_json) and pydantic is None and json_dict is None  # type: ignore[attr-defined]
+
+
+@dataclass(slots=True)
+class _Mending:
+    """The answers of a task that are not in form, behind its guardrails.
+
+    They are sent back as guardrails send theirs, and what comes is judged by the guardrail again.
+    CrewAI leaves an output without its form where a guardrail returns the output itself.
+    """
+
+    task: Any
+    given: dict[str, Any]
+    tries: int = 0
+
+    @property
+    def agent(self) -> Any:
+        return self.given["agent"]
+
+    @property
+    def scope(self) -> Scope:
+        place: Scope = seam_of(self.task).scope
+        return place.of_agent(self.agent.role)
+
+    def judging(self) -> AbstractContextManager[None]:
+        return judging(self.scope.task_name, self.agent, self.task.guardrail_max_retries)
+
+    def formed(self, output: Any) -> Any:
+        """The output with its form, behind the last guardrail."""
+        index = self.given.get("guardrail_index")
+        last = index is None or index == len(self.task._guardrails) - 1
+        if last and self.task.lacks_form(output.pydantic, output.json_dict):
+            output.pydantic, output.json_dict = self.task._export_output(output.raw)
+        return output
+
+    def sent_back(self, answer: Unfit) -> str:
+        """What the agent is told.
+
+        Raises:
+            StopRun: It was told often enough.
+        """
+        self.tries += 1
+        run, text = seam_of(self.task).run, answer.fields["text"]
+        if run.stopped is not None:
+            raise StopRun(run.stopped)
+        if self.tries >= MOST_TRIES:
+            raise given_up(answer, self.tries, self.scope, run)
+        run.log.answer_rejected(
+            why="output",
+            attempt=self.tries,
+            message="The answer has not the form that the task asks for.",
+            task=self.scope.task_name,
+            agent=self.scope.agent,
+        )
+        return I18N_DEFAULT.errors("validation_error").format(
+            guardrail_result_error=answer.message, task_output=text
+        )
+
+    def answered(self, result: Any) -> None:
+        """Take up what the agent says now."""
+        model = result if isinstance(result, BaseModel) else None
+        update = {
+            "raw": str(result) if model is None else model.model_dump_json(),
+            "pydantic": model if self.task.output_pydantic else None,
+            "json_dict": model.model_dump() if model and self.task.output_json else None,
+            "messages": getattr(self.agent, "last_messages", None) or [],
+        }
+        self.given["task_output"] = self.given["task_output"].model_copy(update=update)
 
 
 class RunConditionalTask(RunTask):

@@ -133,7 +133,7 @@ class Report(BaseModel):
 
 def agent(server: Server, effects: Effects, path: str, heard: list[Any]) -> Agent:
     """An agent with a tool, a guardrail and a step callback."""
-    report = Rule(Reply('{"total": 7}'), when=lambda turn: turn.schema is not None)
+    report = Rule(Reply('{"total": 7}'), when=lambda turn: "Cashier" not in turn.system)
     server.app.script = Conversation(report, Rule(use("charge", {"amount": 7}), answer("7")))
 
     def check(output):  # type: ignore[no-untyped-def]  # CrewAI reads the annotations
@@ -209,33 +209,24 @@ class Mine(Exception):
     """An error of the user's own."""
 
 
-PLACES = ("before kickoff", "after kickoff", "any task", "task", "step", "guardrail")
+PLACES = ("before kickoff", "after kickoff")
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_error_of_the_users_own(server: Server, tmp_path: Path, place: str) -> None:
-    """Class and text of what a callback raises reach the caller, and nothing else happens."""
+    """Class and text of what such a callback raises reach the caller, and nothing else happens."""
 
     def make(server: Server, effects: Effects, path: str, heard: list[Any]) -> Crew:
         made = crew(server, effects, path, heard)
 
-        def fail(output):  # type: ignore[no-untyped-def]  # CrewAI reads the annotations
+        def fail(output: Any) -> Any:
             raise Mine(f"in {place}")
 
-        if place == "guardrail":
-            of_old = made.tasks[1]
-            made.tasks[1] = Task(
-                description="d", expected_output="o", agent=of_old.agent, guardrail=fail
-            )
         targets: dict[str, Any] = {
-            "before kickoff": lambda: made.before_kickoff_callbacks.append(fail),
-            "after kickoff": lambda: made.after_kickoff_callbacks.append(fail),
-            "any task": lambda: setattr(made, "task_callback", fail),
-            "task": lambda: setattr(made.tasks[1], "callback", fail),
-            "step": lambda: setattr(made, "step_callback", fail),
-            "guardrail": lambda: None,
+            "before kickoff": made.before_kickoff_callbacks,
+            "after kickoff": made.after_kickoff_callbacks,
         }
-        targets[place]()
+        targets[place].append(fail)
         return made
 
     traces = both(server, tmp_path, "native", make, lambda one: go(one, inputs={"who": "ann"}))

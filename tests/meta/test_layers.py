@@ -35,6 +35,8 @@ LAYERS = [
         "arguments",
         "results",
         "corrections",
+        "truth",
+        "complaints",
     },
     {"journal", "logfile"},
     {"logs", "journals"},

@@ -306,3 +306,39 @@ def test_what_a_task_kicks_off_is_over_when_its_agent_works_on() -> None:
     assert not works_on(Scope(path="tasks/1").of_agent("Clerk").path, judge)
     asked = agent.inside("ask", "1f2e3d4c5b").of_nested("Judge", "1f2e3d4c5b", 0)
     assert not works_on(agent.path, asked.of_agent("Judge").path)
+
+
+def test_an_answer_of_the_wrong_form_is_told_not_asked_for_again() -> None:
+    """It was paid for. A run that was killed tells the model; one it has ended asks anew."""
+    wrong = json.dumps({"type": "ValidationError"}, separators=(",", ":"))
+    recorded = step(1, status=StepStatus.FAILED, error=wrong, epoch=1)
+    other = step(1, status=StepStatus.FAILED, error='{"type":"APIError"}', epoch=1)
+
+    def replayed(one: StepRecord, failed_sessions: Any) -> bool:
+        walk = Walk([one], failed_sessions)
+        ticket = walk.identify(AT, StepKind.MODEL, "m", "d1")
+        ticket.step_id = one.step_id
+        walk.look_up(ticket)
+        return ticket.recorded is not None
+
+    assert replayed(recorded, ())
+    assert not replayed(recorded, (1,))
+    assert not replayed(other, ())
+
+
+def test_what_was_called_is_what_this_session_has_come_to() -> None:
+    """A call that is on record but lies ahead has not been made yet; what is in a body has been."""
+    asked = step(1, kind=StepKind.TOOL, name="delegate")
+    body = Scope(path=AT.path).inside("delegate", "s1").path
+    inner = step(2, f"{body}/B", kind=StepKind.TOOL, name="charge")
+    failed = step(3, kind=StepKind.TOOL, name="send", status=StepStatus.FAILED)
+    told = step(4, kind=StepKind.TOOL, name="post", result='{"$":"tool_failure","v":{}}')
+    history = History([asked, inner, failed, told, step(5)])
+    assert history.called("tasks/0") == {}
+    for one in ("s3", "s4", "s5"):
+        history.take(one)
+    assert history.called("tasks/0") == {"send": False, "post": False}
+    history.take("s1")
+    called = {"send": False, "post": False, "delegate": True, "charge": True}
+    assert history.called("tasks/0") == called
+    assert history.called("tasks/1") == {}
