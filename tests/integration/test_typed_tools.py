@@ -103,7 +103,8 @@ def bare(crew: Crew, folder: Path) -> Crew:
 
 def hardened(crew: Crew, folder: Path) -> Crew:
     """The crew of a run."""
-    return harden(crew, journal=folder / "j.db")
+    made: Crew = harden(crew, journal=folder / "j.db")
+    return made
 
 
 KINDS = [pytest.param(bare, id="bare"), pytest.param(hardened, id="hardened")]

@@ -71,7 +71,7 @@ def everything(
     return dict(locals())
 
 
-FITTING = {
+FITTING: dict[str, Any] = {
     "n": 1,
     "f": 2,
     "when": "2026-01-31",
@@ -179,7 +179,7 @@ def test_awkward_names_are_the_models_own() -> None:
         """Odd."""
         return _a, schema, json, copy, model_config
 
-    given = {"_a": 1, "schema": "s", "json": 2, "copy": True, "model_config": 3}
+    given: dict[str, Any] = {"_a": 1, "schema": "s", "json": 2, "copy": True, "model_config": 3}
     assert called(odd, **given) == (1, "s", 2, True, 3)
     assert list(read_signature(odd, "t").kind.model_json_schema()["properties"]) == list(given)
     assert refusal(odd, **{**given, "_a": "x"}) == '_a: expected integer, got "x".'

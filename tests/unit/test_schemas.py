@@ -117,7 +117,8 @@ def schema_of(kind: Any) -> dict[str, Any]:
     """The strict schema of a function of one argument, needed and with a default."""
     made = create_model("M", __base__=Arguments, a=(kind, ...), b=(Optional[kind], None))  # noqa: UP045
     made.understand("m")
-    return json.loads(json.dumps(made.model_json_schema()))
+    schema: dict[str, Any] = json.loads(json.dumps(made.model_json_schema()))
+    return schema
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -126,17 +127,26 @@ def test_schema_is_strict(kind: Any) -> None:
     assert violations(schema_of(kind)) == []
 
 
+LIST: Any = list
+DICT: Any = dict
+TUPLE: Any = tuple
+"""For types that are put together at run time."""
+
+
+def _model(fields: dict[str, Any]) -> Any:
+    needed: dict[str, Any] = {name: (kind, ...) for name, kind in fields.items()}
+    return create_model("Inner", **needed)
+
+
 _leaves = st.sampled_from([k for k in KINDS if k is not None])
 _kinds = st.recursive(
     _leaves,
     lambda inner: st.one_of(
-        inner.map(lambda k: list[k]),
-        inner.map(lambda k: dict[str, k]),
+        inner.map(lambda k: LIST[k]),
+        inner.map(lambda k: DICT[str, k]),
         st.tuples(inner, inner).map(lambda pair: pair[0] | pair[1] | None),
-        st.tuples(inner, inner).map(lambda pair: tuple[pair[0], pair[1]]),
-        st.dictionaries(st.sampled_from("pqr"), inner, min_size=1, max_size=3).map(
-            lambda fields: create_model("Inner", **{n: (k, ...) for n, k in fields.items()})
-        ),
+        st.tuples(inner, inner).map(lambda pair: TUPLE[pair]),
+        st.dictionaries(st.sampled_from("pqr"), inner, min_size=1, max_size=3).map(_model),
     ),
     max_leaves=3,
 )
@@ -231,10 +241,11 @@ def test_secrets_are_known_by_name() -> None:
 
 
 def _round_trip(kind: Any, value: Any) -> Any:
-    made = create_model("M", __base__=Arguments, a=(kind, ...))
+    made: Any = create_model("M", __base__=Arguments, a=(kind, ...))
     made.understand("m")
     said = json.loads(made(a=value).model_dump_json(include={"a"}))
-    return read_arguments(made, _as_pairs(said, made.model_json_schema()), strict=True).a
+    read: Any = read_arguments(made, _as_pairs(said, made.model_json_schema()), strict=True)
+    return read.a
 
 
 def _as_pairs(value: Any, node: dict[str, Any]) -> Any:

@@ -38,7 +38,7 @@ def till(scene: Scene) -> MCPServerStdio:
     )
 
 
-def call_till(tool: str, amount: int) -> Any:
+def call_till(tool: str, amount: int | str) -> Any:
     """Have the model call a tool of the server, whatever CrewAI has named it."""
 
     def say(turn: Turn) -> Any:
