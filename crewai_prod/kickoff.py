@@ -60,6 +60,7 @@ class Kickoff:
             JournalError: The journal could not be read or written.
         """
         journal = self.run.journal
+        self.run.bill.prices = self.options.prices
         request = RunRequest(
             run_id=self.run_id,
             kind=self.kind,

@@ -14,6 +14,7 @@ from crewai_prod.journal import Journal
 from crewai_prod.journals import shared_journal
 from crewai_prod.logs import DEFAULT, RunLog, open_log
 from crewai_prod.outcomes import UnknownPolicy
+from crewai_prod.prices import Prices
 from crewai_prod.replay import OnChange
 from crewai_prod.retry import Retry
 from crewai_prod.settings import Settings
@@ -34,6 +35,7 @@ class Options:
     on_change: OnChange
     unknown: UnknownPolicy
     log: Any
+    prices: Prices
 
     @classmethod
     def read(
@@ -47,6 +49,8 @@ class Options:
         unknown: UnknownPolicy | None = None,
         log: Any = DEFAULT,
         settings: Settings | None = None,
+        prices: Any = None,
+        on_unpriced: Any = None,
     ) -> Options:
         """Check every option now, not at the first kickoff.
 
@@ -65,6 +69,10 @@ class Options:
             on_change=_one_of("on_change", on_change or base.on_change, _ON_CHANGE),
             unknown=_unknown(unknown if unknown is not None else base.unknown),
             log=base.log if log is DEFAULT and base.log is not None else log,
+            prices=Prices.read(
+                prices if prices is not None else base.prices,
+                on_unpriced if on_unpriced is not None else base.on_unpriced,
+            ),
         )
 
     def for_kickoff(self, on_change: str | None, unknown: UnknownPolicy | None) -> Options:

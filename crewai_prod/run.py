@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from crewai_prod import _faults, codec
+from crewai_prod.bill import Bill
 from crewai_prod.errors import (
     CrewProdError,
     JournalError,
@@ -148,6 +149,7 @@ class Run:
         self._started: dict[int, float] = {}
         self._stopped: CrewProdError | None = None
         self._usage = Usage()
+        self.bill = Bill()
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
         self.await_reports: Callable[[], None] | None = None
@@ -179,6 +181,7 @@ class Run:
         self.degraded = any(_is_failed_tool(step) for step in opened.steps)
         self._messages = set(opened.messages)
         self._usage = recorded_usage(opened.steps, opened.attempts)
+        self.bill.take_up(opened.steps, opened.attempts)
         self._spent = _usage_by_scope(opened.steps, opened.attempts)
         self._unmetered = sum(step.unmetered for step in opened.steps)
 
@@ -320,6 +323,7 @@ class Run:
         """Identify a model call and look it up. No disk is touched.
 
         Raises:
+            ModelUnpriced: Nobody knows what the call would cost, and such calls are not made.
             CrewProdError: The run was stopped.
         """
         self.check()
@@ -339,6 +343,10 @@ class Run:
             self._note_replay(ticket, drifted=drifted)
         elif self.replay_only is not None:
             raise self.replay_only
+        else:
+            refusal = self.bill.refusal(ticket)
+            if refusal is not None:
+                raise self.stop(refusal)
         return ticket
 
     def finish_model(self, ticket: Ticket, answer: Answer) -> None:
@@ -691,6 +699,7 @@ class Run:
             reason=reason,
             error=error,
             usage=self._usage,
+            spent=self.bill.spent,
             unmetered=self._unmetered,
         )
         self.log.close()
@@ -721,7 +730,8 @@ class Run:
         ticket.recorded = step
 
     def _step(self, ticket: Ticket, status: StepStatus, **outcome: Any) -> StepRecord:
-        return ticket.step(status, self.lease.epoch, **outcome)
+        step = ticket.step(status, self.lease.epoch, **outcome)
+        return self.bill.priced(step)
 
     def _commit(
         self, ticket: Ticket, step: StepRecord, messages: Sequence[MessageRecord] = ()
@@ -737,6 +747,7 @@ class Run:
             if step.usage is not None:
                 self._usage += step.usage
                 self._spent[step.scope] = self._spent.get(step.scope, Usage()) + step.usage
+        self.bill.enter(step, ticket.scope.task_name, self.log)
         self.log.step_finished(step, task=ticket.scope.task_name)
 
     def _write(self, write: Any) -> None:

@@ -227,6 +227,7 @@ class Walk:
             status=record.status,
             error=record.error,
             usage=record.usage,
+            cost=record.cost,
             started_at=record.started_at,
             duration_ms=record.duration_ms,
             epoch=record.epoch,

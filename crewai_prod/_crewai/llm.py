@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 import orjson
 from crewai.events.types.llm_events import LLMCallType
 from crewai.llms.base_llm import BaseLLM, llm_call_context
-from crewai.types.usage_metrics import UsageMetrics
 from pydantic import BaseModel, ValidationError
 
 from crewai_prod._crewai.answers import chunks_of, decode_answer, encode_answer
@@ -27,6 +26,7 @@ from crewai_prod._crewai.takeover import (
     seam_of,
     take_over,
 )
+from crewai_prod._crewai.usage import Reported, read_usage
 from crewai_prod.errors import CrewProdError, EmptyResponse
 from crewai_prod.failures import billed_usage, describe, revive
 from crewai_prod.kickoff import place_around
@@ -132,34 +132,6 @@ def current_meter() -> Meter | None:
     return _meter.get()
 
 
-def read_usage(report: Mapping[str, Any]) -> Usage:
-    """A provider's usage report in the journal's terms."""
-    metrics = UsageMetrics.from_provider_dict(dict(report))
-    if metrics is None:
-        return Usage()
-    return Usage(
-        input_tokens=metrics.prompt_tokens,
-        output_tokens=metrics.completion_tokens,
-        cache_read_tokens=metrics.cached_prompt_tokens,
-        cache_write_tokens=metrics.cache_creation_tokens,
-        reasoning_tokens=metrics.reasoning_tokens,
-        calls=metrics.successful_requests,
-    )
-
-
-def read_metrics(usage: Usage) -> UsageMetrics:
-    """The journal's usage in CrewAI's terms."""
-    return UsageMetrics(
-        total_tokens=usage.total_tokens,
-        prompt_tokens=usage.input_tokens,
-        completion_tokens=usage.output_tokens,
-        cached_prompt_tokens=usage.cache_read_tokens,
-        cache_creation_tokens=usage.cache_write_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        successful_requests=usage.calls,
-    )
-
-
 class MeteredLLM(Seamed):
     """Reports what a provider's code counts to the call that is under way."""
 
@@ -168,6 +140,9 @@ class MeteredLLM(Seamed):
         if meter is not None and usage_data:
             self._report(meter, usage_data)
         super()._track_token_usage_internal(usage_data)  # type: ignore[misc]
+
+    def _extract_openai_token_usage(self, response: Any) -> dict[str, Any]:
+        return Reported.of(super()._extract_openai_token_usage(response), response)  # type: ignore[misc]
 
     def _report(self, meter: Meter, usage: Mapping[str, Any]) -> None:
         meter.usages.append(usage)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -36,9 +36,13 @@ from crewai_prod.records import (
     RunRecord,
     RunStatus,
     RunSummary,
+    Spending,
     StepRecord,
     TaskRecord,
+    TaskSpending,
     TransitionRecord,
+    Usage,
+    UsageRow,
 )
 
 if TYPE_CHECKING:
@@ -136,7 +140,88 @@ class SqliteReader:
         rows = self._query(_sql.APPROVALS, (number, status))
         return [approval_record(row, self._vault) for row in rows]
 
+    # -- what runs took ---------------------------------------------------------------------------
+
+    def usage(
+        self,
+        by: Sequence[str] = (),
+        *,
+        run_id: str | None = None,
+        crew: str | None = None,
+        since: float | None = None,
+        limit: int | None = None,
+    ) -> list[UsageRow]:
+        """See `JournalReader.usage`."""
+        filters: list[str] = []
+        values: list[Any] = []
+        if run_id is not None:
+            filters.append("run = ?")
+            values.append(self._number(run_id))
+        if crew is not None:
+            filters.append("crew = ?")
+            values.append(crew)
+        if since is not None:
+            filters.append("hour >= ?")
+            values.append(int(since // 3600))
+        rows = self._query(_sql.usage_page(by, filters), (*values, -1 if limit is None else limit))
+        return [self._usage_row(_sql.keys_of(by), row) for row in rows]
+
+    def task_spending(self, run_id: str, *, earlier: int) -> list[list[TaskSpending]]:
+        """See `JournalReader.task_spending`."""
+        rows = self._query(_sql.RUN_BY_ID, (run_id,))
+        if not rows:
+            raise RunNotFound(run_id=run_id)
+        run = run_record(rows[0], self._vault)
+        before = self._query(_sql.EARLIER_RUNS, (run.crew, run.kind, run.run, earlier))
+        numbers = [run.run, *(number for (number,) in before)]
+        found = {number: self._spending_of(number) for number in numbers}
+        return [
+            [one for number in numbers for one in found[number] if _same_task(one, own)]
+            for own in found[run.run]
+        ]
+
+    def latest_runs(self, *, crew: str | None = None, since: float | None = None) -> list[str]:
+        """See `JournalReader.latest_runs`."""
+        if since is None:
+            rows = self._query(_sql.NEWEST_RUNS, (crew,))
+        else:
+            rows = self._query(_sql.RUNS_SINCE, (int(since // 3600), crew))
+        return [self._name(number) for (number,) in rows]
+
     # -- inner ------------------------------------------------------------------------------------
+
+    def _usage_row(self, keys: tuple[str, ...], row: Row) -> UsageRow:
+        key = dict(zip(keys, row, strict=False))
+        run, runs, llm_calls, tool_calls, *tokens, cost, unpriced = row[len(keys) :]
+        if "run" in key:
+            key = {"run_id": self._name(key.pop("run")), **key}
+        if "task" in key:
+            names = [] if key["task"] is None else self._query(_sql.TASK_NAME, (run, key["task"]))
+            key["name"] = names[0][0] if names else None
+        counts: dict[str, Any] = {
+            n: count or 0 for n, count in zip(_sql.USAGE, tokens, strict=False)
+        }
+        return UsageRow(
+            key=key,
+            runs=runs,
+            llm_calls=llm_calls or 0,
+            tool_calls=tool_calls or 0,
+            usage=Usage(**counts),
+            spent=Spending(picousd=cost, unpriced=unpriced or 0),
+        )
+
+    def _spending_of(self, number: int) -> list[TaskSpending]:
+        names = ("run", "run_id", "crew", "kind", "task", "name", "at", "steps", "tokens")
+        return [
+            TaskSpending(
+                **dict(zip(names, row, strict=False)),
+                spent=Spending(picousd=row[-2], unpriced=row[-1]),
+            )
+            for row in self._query(_sql.TASK_SPENDING, (number,))
+        ]
+
+    def _name(self, number: int) -> str:
+        return str(self._query(_sql.RUN_NAME, (number,))[0][0])
 
     def _connect_reader(self) -> sqlite3.Connection:
         if self._closed:
@@ -182,7 +267,7 @@ class SqliteReader:
     def _summary(self, row: Row) -> RunSummary:
         columns = (*_sql.RUN_PLAIN, *_sql.OWNER)
         values = dict(zip(columns, row, strict=False))
-        error, llm_calls, tool_calls, tokens, last_at, cost = row[len(columns) :]
+        error, llm_calls, tool_calls, tokens, last_at, cost, unpriced = row[len(columns) :]
         owner = owner_of([values[column] for column in _sql.OWNER])
         owned = owner is not None and is_alive(owner, values["lease_expires_at"])
         return RunSummary(
@@ -195,9 +280,13 @@ class SqliteReader:
             llm_calls=llm_calls,
             tool_calls=tool_calls,
             total_tokens=tokens,
-            cost_usd=cost,
+            spent=Spending(picousd=cost, unpriced=unpriced),
             error=self._vault.open(error, values["run_id"], "runs.error"),
         )
+
+
+def _same_task(one: TaskSpending, other: TaskSpending) -> bool:
+    return (one.task, one.name) == (other.task, other.name)
 
 
 def _is_owned(run: RunRecord) -> bool:

@@ -6,6 +6,8 @@ a stale owner's write changes no row, in one statement and without a round trip.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 USAGE = (
     "input_tokens",
     "output_tokens",
@@ -14,6 +16,7 @@ USAGE = (
     "reasoning_tokens",
     "calls",
 )
+COST = ("cost_picousd", "cost_status", "cost_source")
 OWNER = ("owner_id", "owner_host", "owner_pid", "owner_started")
 RUN_PLAIN = (
     "run",
@@ -64,8 +67,8 @@ APPROVAL_SEALED = ("arguments", "answer")
 RUN = (*RUN_PLAIN, *OWNER, *RUN_SEALED)
 TASK = (*TASK_PLAIN, *TASK_SEALED)
 STEP_BRIEF = (*STEP_IDENTITY, *STEP_OUTCOME, *STEP_SEALED)
-STEP = (*STEP_BRIEF, *STEP_MODEL, *USAGE)
-ATTEMPT = (*ATTEMPT_PLAIN, *USAGE, *ATTEMPT_SEALED)
+STEP = (*STEP_BRIEF, *STEP_MODEL, *USAGE, *COST)
+ATTEMPT = (*ATTEMPT_PLAIN, *USAGE, *COST, *ATTEMPT_SEALED)
 APPROVAL = (*APPROVAL_PLAIN, *APPROVAL_SEALED)
 
 
@@ -100,7 +103,7 @@ def _put_step(columns: tuple[str, ...]) -> str:
 
 PUT_STEP = _put_step(STEP)
 PUT_BRIEF_STEP = _put_step(STEP_BRIEF)
-"""For a step that no model answered: a third of the time of `PUT_STEP` is its 12 more columns."""
+"""For a step that no model answered: a third of the time of `PUT_STEP` is its 15 more columns."""
 ADD_ATTEMPT = f"""
 INSERT INTO attempts (run, {_list(ATTEMPT)}) VALUES (?, {", ".join("?" * len(ATTEMPT))})"""
 ADD_MESSAGE = """
@@ -124,6 +127,30 @@ UPDATE runs SET status = ?, reason = ?, result = ?, error = ?, updated_at = ?, f
   owner_id = NULL, owner_host = NULL, owner_pid = NULL, owner_started = NULL,
   lease_expires_at = NULL
 WHERE run = ?"""
+SPENDING = (
+    "crew",
+    "kind",
+    "hour",
+    "task",
+    "agent",
+    "provider",
+    "model",
+    "steps",
+    "llm_calls",
+    "tool_calls",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "cost_picousd",
+    "unpriced",
+)
+FORGET_USAGE = "DELETE FROM run_usage WHERE run = ?"
+SUM_UP_USAGE = f"""
+INSERT INTO run_usage (run, {_list(SPENDING)})
+SELECT run, {_list(SPENDING[:7])}, {", ".join(f"sum({one})" for one in SPENDING[7:])}
+FROM spending WHERE run = ? GROUP BY run, {_list(SPENDING[:7])}"""
 ADD_TRANSITION = """
 INSERT INTO transitions (run, source, target, reason, epoch, at) VALUES (?, ?, ?, ?, ?, ?)"""
 EXTEND_LEASE = """
@@ -162,7 +189,7 @@ WITH finished (position) AS (
 SELECT {_list((*STEP_IDENTITY, *STEP_OUTCOME))}, error,
   CASE WHEN task IN finished THEN NULL ELSE arguments END,
   CASE WHEN task IN finished THEN NULL ELSE result END,
-  {_list((*STEP_MODEL, *USAGE))}, epoch
+  {_list((*STEP_MODEL, *USAGE, *COST))}, epoch
 FROM steps WHERE run = ?1 ORDER BY seq, id"""
 """What a finished task's steps answered is not asked again; that they were made, and cost, is."""
 MESSAGE_DIGESTS = "SELECT digest FROM messages WHERE run = ?"
@@ -195,7 +222,8 @@ def run_page(statuses: int) -> str:
 WITH page AS (SELECT run FROM runs WHERE run < ? {wanted} ORDER BY run DESC LIMIT ?),
 tries AS (
   SELECT a.run, count(*) FILTER (WHERE s.kind = 'model') AS models,
-    sum(a.input_tokens) + sum(a.output_tokens) AS tokens, sum(a.cost_usd) AS cost
+    sum(a.input_tokens) + sum(a.output_tokens) AS tokens, sum(a.cost_picousd) AS cost,
+    sum(a.cost_status = 'unpriced') AS unpriced
   FROM page CROSS JOIN attempts a ON a.run = page.run
   JOIN steps s ON s.run = a.run AND s.step_id = a.step_id GROUP BY a.run
 )
@@ -204,9 +232,68 @@ SELECT {columns}, r.error,
   count(*) FILTER (WHERE s.kind = 'tool'),
   coalesce(sum(s.input_tokens), 0) + coalesce(sum(s.output_tokens), 0) + coalesce(max(t.tokens), 0),
   max(s.started_at + coalesce(s.duration_ms, 0) / 1000),
-  CASE WHEN coalesce(max(t.cost), sum(s.cost_usd)) IS NOT NULL
-    THEN coalesce(max(t.cost), 0) + coalesce(sum(s.cost_usd), 0) END
+  CASE WHEN coalesce(max(t.cost), sum(s.cost_picousd)) IS NOT NULL
+    THEN coalesce(max(t.cost), 0) + coalesce(sum(s.cost_picousd), 0) END,
+  coalesce(max(t.unpriced), 0) + coalesce(sum(s.cost_status = 'unpriced'), 0)
 FROM page JOIN runs r ON r.run = page.run
 LEFT JOIN steps s ON s.run = page.run
 LEFT JOIN tries t ON t.run = page.run
 GROUP BY page.run ORDER BY page.run DESC"""
+
+
+# -- what runs took ------------------------------------------------------------------------------
+
+_SUMS = SPENDING[8:]
+_KEYS = {
+    "run": ("run",),
+    "crew": ("crew", "kind"),
+    "task": ("crew", "kind", "task"),
+    "agent": ("agent",),
+    "model": ("provider", "model"),
+    "day": ("day",),
+}
+GROUPS = tuple(_KEYS)
+"""What `usage` can be asked by."""
+
+
+def keys_of(by: Sequence[str]) -> tuple[str, ...]:
+    """The columns that say which group a row is of."""
+    return tuple(dict.fromkeys(column for one in by for column in _KEYS[one]))
+
+
+def usage_page(by: Sequence[str], filters: Sequence[str]) -> str:
+    """Sums by group, the dearest first; newest first by day or run. `filters` are conditions."""
+    keys = keys_of(by)
+    columns = [f"{_DAY} AS day" if key == "day" else key for key in keys]
+    newest = [key for key in ("day", "run") if key in keys]
+    order = [f"{key} DESC" for key in newest] or ["sum(cost_picousd) DESC", "llm_calls DESC"]
+    wanted = [*filters, *(["model IS NOT NULL"] if "model" in by else [])]
+    return (
+        f"SELECT {', '.join([*columns, 'max(run)', 'count(DISTINCT run)'])}, "
+        f"{', '.join(f'sum({one}) AS {one}' for one in _SUMS)} FROM usage "
+        f"{'WHERE ' if wanted else ''}{' AND '.join(wanted)} "
+        f"{'GROUP BY ' if keys else ''}{', '.join(keys)} "
+        f"{'ORDER BY ' if keys else ''}{', '.join([*order, *keys]) if keys else ''} LIMIT ?"
+    )
+
+
+_DAY = "date(hour * 3600, 'unixepoch')"
+RUN_NAME = "SELECT run_id FROM runs WHERE run = ?"
+TASK_NAME = """
+SELECT name FROM tasks WHERE run = ? AND position = ? ORDER BY generation DESC LIMIT 1"""
+EARLIER_RUNS = """
+SELECT run FROM runs WHERE crew IS ?1 AND kind = ?2 AND run < ?3 AND status = 'completed'
+ORDER BY run DESC LIMIT ?4"""
+RUNS_SINCE = """
+SELECT DISTINCT u.run FROM run_usage u WHERE u.hour >= ?1 AND (?2 IS NULL OR u.crew = ?2)
+AND u.run NOT IN (SELECT run FROM runs WHERE status = 'running') ORDER BY u.run"""
+NEWEST_RUNS = """
+SELECT max(run) FROM run_usage WHERE (?1 IS NULL OR crew = ?1)
+AND run NOT IN (SELECT run FROM runs WHERE status = 'running') GROUP BY crew, kind ORDER BY 1"""
+TASK_SPENDING = """
+SELECT u.run, r.run_id, r.crew, r.kind, u.task, (
+    SELECT name FROM tasks t WHERE t.run = u.run AND t.position = u.task
+    ORDER BY t.generation DESC LIMIT 1
+  ), r.created_at, sum(u.steps), sum(u.input_tokens + u.output_tokens),
+  sum(u.cost_picousd), sum(u.unpriced)
+FROM run_usage u JOIN runs r ON r.run = u.run WHERE u.run = ? GROUP BY u.task ORDER BY u.task"""

@@ -26,10 +26,13 @@ LAYERS = [
         "waiting",
         "provider_errors",
         "retry",
+        "prices",
+        "alerts",
     },
     {"journal", "logfile"},
     {"logs", "journals"},
     {
+        "bill",
         "heart",
         "outcomes",
         "run",
