@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import orjson
 
 from crewai_prod import fields, logfile
+from crewai_prod.alerts import Alert
 from crewai_prod.errors import UsageError
 from crewai_prod.records import (
     AttemptRecord,
@@ -394,6 +395,20 @@ class RunLog:
         ) + (f" {why}" if why else "")
         where = {fields.REQUEST_MODEL: model, fields.TASK: task, fields.AGENT_NAME: agent}
         self.emit(fields.COST_UNPRICED, "warning", **{fields.MESSAGE: message}, **where)
+
+    def usage_alert(self, alert: Alert) -> None:
+        """A task took much more than it used to."""
+        line = {
+            fields.MESSAGE: alert.message,
+            fields.TASK: alert.task,
+            fields.TASK_POSITION: alert.position,
+            fields.ALERT_METRIC: alert.metric,
+            fields.ALERT_VALUE: float(alert.value),
+            fields.ALERT_MEDIAN: float(alert.median),
+            fields.ALERT_LIMIT: float(alert.limit),
+            fields.ALERT_RUNS: alert.runs,
+        }
+        self.emit(fields.USAGE_ALERT, "warning", **line)
 
     def warning(self, message: str, *, event: str = fields.WARNING, **more: Any) -> None:
         """Something a person should know, in a sentence without prompts, arguments or results."""

@@ -427,11 +427,9 @@ class UsageRow:
 
     Attributes:
         key: What they have in common, by the names that were asked for.
-        runs: How many runs they belong to.
     """
 
     key: dict[str, Any]
-    runs: int
     llm_calls: int
     tool_calls: int
     usage: Usage

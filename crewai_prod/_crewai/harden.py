@@ -65,8 +65,9 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             `stderr`, a logger or None; default a file beside the journal. `prices`: `{model:
             {"input": 0.15, "output": 0.60}}` in US dollars per million tokens, or a function
             `(provider, model, usage, at) -> Decimal | None`; asked before the public lists.
-            `on_unpriced`: `warn` (default), `fail` or a price, for models in neither. `settings`: a
-            `Settings`.
+            `on_unpriced`: `warn` (default), `fail` or a price, for models in neither.
+            `on_alert`: called with an `Alert` when a run has ended in which a task took much more
+            than it used to. `settings`: a `Settings`.
 
     Returns:
         What it was given, hardened: still a `Crew`, `Flow`, `Agent` or model, a function that

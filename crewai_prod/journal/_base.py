@@ -136,7 +136,7 @@ class JournalReader(Protocol):
             by: One or more of these; none: one row for all.
             run_id: Only this run.
             crew: Only this crew.
-            since: Only calls made from the full hour of this time on.
+            since: Only calls made on the day of this time (UTC) or later.
             limit: At most so many rows. Newest first by day or run, otherwise dearest first.
         """
         ...
@@ -151,7 +151,7 @@ class JournalReader(Protocol):
         ...
 
     def latest_runs(self, *, crew: str | None = None, since: float | None = None) -> list[str]:
-        """The newest run of each crew that is not at work, or all that called something `since`."""
+        """The newest run of each crew that is not at work, or all that began `since`."""
         ...
 
 

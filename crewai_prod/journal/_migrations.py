@@ -83,7 +83,8 @@ CREATE TABLE run_usage (
   cache_read_tokens INTEGER NOT NULL,
   cache_write_tokens INTEGER NOT NULL,
   reasoning_tokens INTEGER NOT NULL,
-  cost_picousd INTEGER,
+  cost_picousd INTEGER NOT NULL,
+  priced INTEGER NOT NULL,
   unpriced INTEGER NOT NULL
 );
 INSERT INTO run_usage
@@ -92,7 +93,7 @@ SELECT t.run, r.crew, r.kind, CAST(t.started_at / 3600 AS INTEGER), s.task, s.ag
   sum(t.outcome), sum(s.kind = 'model'), sum(s.kind = 'tool' AND t.outcome),
   coalesce(sum(t.input_tokens), 0), coalesce(sum(t.output_tokens), 0),
   coalesce(sum(t.cache_read_tokens), 0), coalesce(sum(t.cache_write_tokens), 0),
-  coalesce(sum(t.reasoning_tokens), 0), NULL, coalesce(sum(t.cost_status = 'unpriced'), 0)
+  coalesce(sum(t.reasoning_tokens), 0), 0, 0, coalesce(sum(t.cost_status = 'unpriced'), 0)
 FROM (
   SELECT run, step_id, 1 AS outcome, started_at, input_tokens, output_tokens, cache_read_tokens,
     cache_write_tokens, reasoning_tokens, cost_status FROM steps
@@ -102,6 +103,33 @@ FROM (
 ) t JOIN steps s ON s.run = t.run AND s.step_id = t.step_id JOIN runs r ON r.run = t.run
 WHERE r.status <> 'running' GROUP BY 1, 4, 5, 6, 7, 8;
 CREATE INDEX run_usage_by_run ON run_usage (run);
+CREATE TABLE day_usage (
+  day TEXT NOT NULL,
+  crew TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  task INTEGER NOT NULL,
+  agent TEXT NOT NULL,
+  provider TEXT NOT NULL,
+  model TEXT NOT NULL,
+  steps INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL,
+  tool_calls INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  cache_read_tokens INTEGER NOT NULL,
+  cache_write_tokens INTEGER NOT NULL,
+  reasoning_tokens INTEGER NOT NULL,
+  cost_picousd INTEGER NOT NULL,
+  priced INTEGER NOT NULL,
+  unpriced INTEGER NOT NULL,
+  PRIMARY KEY (day, crew, kind, task, agent, provider, model)
+) WITHOUT ROWID;
+INSERT INTO day_usage
+SELECT date(hour * 3600, 'unixepoch'), coalesce(crew, ''), kind, coalesce(task, -1),
+  coalesce(agent, ''), coalesce(provider, ''), coalesce(model, ''), sum(steps), sum(llm_calls),
+  sum(tool_calls), sum(input_tokens), sum(output_tokens), sum(cache_read_tokens),
+  sum(cache_write_tokens), sum(reasoning_tokens), sum(cost_picousd), sum(priced), sum(unpriced)
+FROM run_usage GROUP BY 1, 2, 3, 4, 5, 6, 7;
 """
 
 MIGRATIONS: tuple[Migration, ...] = (Migration(2, _money),)

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,18 +153,14 @@ class SqliteReader:
         limit: int | None = None,
     ) -> list[UsageRow]:
         """See `JournalReader.usage`."""
-        filters: list[str] = []
-        values: list[Any] = []
-        if run_id is not None:
-            filters.append("run = ?")
-            values.append(self._number(run_id))
-        if crew is not None:
-            filters.append("crew = ?")
-            values.append(crew)
-        if since is not None:
-            filters.append("hour >= ?")
-            values.append(int(since // 3600))
-        rows = self._query(_sql.usage_page(by, filters), (*values, -1 if limit is None else limit))
+        given = {
+            "run": None if run_id is None else self._number(run_id),
+            "crew": crew,
+            "day": None if since is None else datetime.fromtimestamp(since, UTC).date().isoformat(),
+        }
+        filters = {name: value for name, value in given.items() if value is not None}
+        most = -1 if limit is None else limit
+        rows = self._query(_sql.usage_page(by, tuple(filters)), (most, *filters.values()))
         return [self._usage_row(_sql.keys_of(by), row) for row in rows]
 
     def task_spending(self, run_id: str, *, earlier: int) -> list[list[TaskSpending]]:
@@ -172,56 +169,47 @@ class SqliteReader:
         if not rows:
             raise RunNotFound(run_id=run_id)
         run = run_record(rows[0], self._vault)
-        before = self._query(_sql.EARLIER_RUNS, (run.crew, run.kind, run.run, earlier))
-        numbers = [run.run, *(number for (number,) in before)]
-        found = {number: self._spending_of(number) for number in numbers}
-        return [
-            [one for number in numbers for one in found[number] if _same_task(one, own)]
-            for own in found[run.run]
-        ]
+        found = self._spendings(run.crew, run.kind, run.run, earlier)
+        own = [one for one in found if one.run == run.run]
+        return [[one for one in found if _same_task(one, task)] for task in own]
 
     def latest_runs(self, *, crew: str | None = None, since: float | None = None) -> list[str]:
         """See `JournalReader.latest_runs`."""
         if since is None:
             rows = self._query(_sql.NEWEST_RUNS, (crew,))
         else:
-            rows = self._query(_sql.RUNS_SINCE, (int(since // 3600), crew))
-        return [self._name(number) for (number,) in rows]
+            rows = self._query(_sql.RUNS_SINCE, (since, crew))
+        return [run_id for (run_id,) in rows]
 
     # -- inner ------------------------------------------------------------------------------------
 
     def _usage_row(self, keys: tuple[str, ...], row: Row) -> UsageRow:
         key = dict(zip(keys, row, strict=False))
-        run, runs, llm_calls, tool_calls, *tokens, cost, unpriced = row[len(keys) :]
+        llm_calls, tool_calls, *tokens, cost, priced, unpriced = row[len(keys) :]
         if "run" in key:
-            key = {"run_id": self._name(key.pop("run")), **key}
+            key = {"run_id": self._query(_sql.RUN_NAME, (key.pop("run"),))[0][0], **key}
         if "task" in key:
-            names = [] if key["task"] is None else self._query(_sql.TASK_NAME, (run, key["task"]))
+            which = (key["crew"], key["kind"], key["task"])
+            names = [] if key["task"] is None else self._query(_sql.TASK_NAME, which)
             key["name"] = names[0][0] if names else None
-        counts: dict[str, Any] = {
-            n: count or 0 for n, count in zip(_sql.USAGE, tokens, strict=False)
-        }
+        counts: dict[str, Any] = dict(zip(_sql.USAGE, map(_number_of, tokens), strict=False))
         return UsageRow(
             key=key,
-            runs=runs,
-            llm_calls=llm_calls or 0,
-            tool_calls=tool_calls or 0,
+            llm_calls=_number_of(llm_calls),
+            tool_calls=_number_of(tool_calls),
             usage=Usage(**counts),
-            spent=Spending(picousd=cost, unpriced=unpriced or 0),
+            spent=Spending(picousd=cost if priced else None, unpriced=_number_of(unpriced)),
         )
 
-    def _spending_of(self, number: int) -> list[TaskSpending]:
+    def _spendings(self, *which: Any) -> list[TaskSpending]:
         names = ("run", "run_id", "crew", "kind", "task", "name", "at", "steps", "tokens")
         return [
             TaskSpending(
                 **dict(zip(names, row, strict=False)),
                 spent=Spending(picousd=row[-2], unpriced=row[-1]),
             )
-            for row in self._query(_sql.TASK_SPENDING, (number,))
+            for row in self._query(_sql.TASK_SPENDING, which)
         ]
-
-    def _name(self, number: int) -> str:
-        return str(self._query(_sql.RUN_NAME, (number,))[0][0])
 
     def _connect_reader(self) -> sqlite3.Connection:
         if self._closed:
@@ -283,6 +271,11 @@ class SqliteReader:
             spent=Spending(picousd=cost, unpriced=unpriced),
             error=self._vault.open(error, values["run_id"], "runs.error"),
         )
+
+
+def _number_of(total: int | None) -> int:
+    """A sum over no rows is NULL."""
+    return total or 0
 
 
 def _same_task(one: TaskSpending, other: TaskSpending) -> bool:

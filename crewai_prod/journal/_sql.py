@@ -127,14 +127,8 @@ UPDATE runs SET status = ?, reason = ?, result = ?, error = ?, updated_at = ?, f
   owner_id = NULL, owner_host = NULL, owner_pid = NULL, owner_started = NULL,
   lease_expires_at = NULL
 WHERE run = ?"""
-SPENDING = (
-    "crew",
-    "kind",
-    "hour",
-    "task",
-    "agent",
-    "provider",
-    "model",
+SPENT_ON = ("crew", "kind", "hour", "task", "agent", "provider", "model")
+SPENT = (
     "steps",
     "llm_calls",
     "tool_calls",
@@ -144,13 +138,33 @@ SPENDING = (
     "cache_write_tokens",
     "reasoning_tokens",
     "cost_picousd",
+    "priced",
     "unpriced",
 )
-FORGET_USAGE = "DELETE FROM run_usage WHERE run = ?"
-SUM_UP_USAGE = f"""
-INSERT INTO run_usage (run, {_list(SPENDING)})
-SELECT run, {_list(SPENDING[:7])}, {", ".join(f"sum({one})" for one in SPENDING[7:])}
-FROM spending WHERE run = ? GROUP BY run, {_list(SPENDING[:7])}"""
+
+
+def _enter_usage(sign: str) -> str:
+    """Add what a run took to the days it was at work, or take it away again."""
+    sums = ", ".join(f"{sign}sum({one})" for one in SPENT)
+    return f"""
+INSERT INTO day_usage (day, {_list(SPENT_ON[:2])}, {_list(SPENT_ON[3:])}, {_list(SPENT)})
+SELECT date(hour * 3600, 'unixepoch'), coalesce(crew, ''), kind, coalesce(task, -1),
+  coalesce(agent, ''), coalesce(provider, ''), coalesce(model, ''), {sums}
+FROM run_usage WHERE run = ? GROUP BY 1, 2, 3, 4, 5, 6, 7
+ON CONFLICT (day, crew, kind, task, agent, provider, model) DO UPDATE SET
+  {", ".join(f"{one} = {one} + excluded.{one}" for one in SPENT)}"""
+
+
+SUM_UP_USAGE = (
+    _enter_usage("-"),
+    "DELETE FROM run_usage WHERE run = ?",
+    f"""
+INSERT INTO run_usage (run, {_list(SPENT_ON)}, {_list(SPENT)})
+SELECT run, {_list(SPENT_ON)}, {", ".join(f"sum({one})" for one in SPENT)}
+FROM spending WHERE run = ? GROUP BY run, {_list(SPENT_ON)}""",
+    _enter_usage("+"),
+)
+"""When a session of a run ends: its sums are made anew, and those of its days with them."""
 ADD_TRANSITION = """
 INSERT INTO transitions (run, source, target, reason, epoch, at) VALUES (?, ?, ?, ?, ?, ?)"""
 EXTEND_LEASE = """
@@ -243,7 +257,7 @@ GROUP BY page.run ORDER BY page.run DESC"""
 
 # -- what runs took ------------------------------------------------------------------------------
 
-_SUMS = SPENDING[8:]
+_SUMS = SPENT[1:]
 _KEYS = {
     "run": ("run",),
     "crew": ("crew", "kind"),
@@ -262,38 +276,67 @@ def keys_of(by: Sequence[str]) -> tuple[str, ...]:
 
 
 def usage_page(by: Sequence[str], filters: Sequence[str]) -> str:
-    """Sums by group, the dearest first; newest first by day or run. `filters` are conditions."""
+    """Sums by group, newest first by day or run, else the dearest first.
+
+    Args:
+        by: What to sum up by.
+        filters: Columns whose values are given, after the number of rows to give at most: `run`,
+            `crew`, and `day` for the first day.
+    """
     keys = keys_of(by)
-    columns = [f"{_DAY} AS day" if key == "day" else key for key in keys]
-    newest = [key for key in ("day", "run") if key in keys]
-    order = [f"{key} DESC" for key in newest] or ["sum(cost_picousd) DESC", "llm_calls DESC"]
-    wanted = [*filters, *(["model IS NOT NULL"] if "model" in by else [])]
+    of_runs = "run" in keys or "run" in filters
+    day = "date(hour * 3600, 'unixepoch')" if of_runs else "day"
+    columns = [f"{day} AS day" if key == "day" else key for key in keys]
+    conditions = [
+        f"{day if one == 'day' else one} {'>=' if one == 'day' else '='} ?{number}"
+        for number, one in enumerate(filters, 2)
+    ]
+    if "model" in by:
+        conditions.append("model IS NOT NULL")
+    if "run" in keys and not filters:
+        conditions.append(_NEWEST_WITH_STEPS)
+    where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+    newest = [f"{key} DESC" for key in ("day", "run") if key in keys]
+    order = [*newest, *([] if newest else ["sum(cost_picousd) DESC", "sum(llm_calls) DESC"]), *keys]
+    group = f"GROUP BY {', '.join(keys)} ORDER BY {', '.join(order)} " if keys else ""
+    sums = ", ".join(f"sum({one})" for one in _SUMS)
     return (
-        f"SELECT {', '.join([*columns, 'max(run)', 'count(DISTINCT run)'])}, "
-        f"{', '.join(f'sum({one}) AS {one}' for one in _SUMS)} FROM usage "
-        f"{'WHERE ' if wanted else ''}{' AND '.join(wanted)} "
-        f"{'GROUP BY ' if keys else ''}{', '.join(keys)} "
-        f"{'ORDER BY ' if keys else ''}{', '.join([*order, *keys]) if keys else ''} LIMIT ?"
+        f"SELECT {', '.join([*columns, sums])} "
+        f"FROM {'run_spending' if of_runs else 'usage'} {where}{group}LIMIT ?1"
     )
 
 
-_DAY = "date(hour * 3600, 'unixepoch')"
+_NEWEST_WITH_STEPS = """run IN (
+  SELECT run FROM runs r WHERE EXISTS (SELECT 1 FROM steps s WHERE s.run = r.run)
+  ORDER BY run DESC LIMIT ?1
+)"""
+"""Where every run has a row, at most so many runs are asked for as there may be rows."""
+
+
 RUN_NAME = "SELECT run_id FROM runs WHERE run = ?"
 TASK_NAME = """
-SELECT name FROM tasks WHERE run = ? AND position = ? ORDER BY generation DESC LIMIT 1"""
-EARLIER_RUNS = """
-SELECT run FROM runs WHERE crew IS ?1 AND kind = ?2 AND run < ?3 AND status = 'completed'
-ORDER BY run DESC LIMIT ?4"""
+SELECT t.name FROM runs r CROSS JOIN tasks t ON t.run = r.run AND t.position = ?3
+WHERE r.crew IS ?1 AND r.kind = ?2 ORDER BY r.run DESC, t.generation DESC LIMIT 1"""
 RUNS_SINCE = """
-SELECT DISTINCT u.run FROM run_usage u WHERE u.hour >= ?1 AND (?2 IS NULL OR u.crew = ?2)
-AND u.run NOT IN (SELECT run FROM runs WHERE status = 'running') ORDER BY u.run"""
+SELECT run_id FROM runs WHERE created_at >= ?1 AND (?2 IS NULL OR crew = ?2)
+AND status <> 'running' ORDER BY run"""
 NEWEST_RUNS = """
-SELECT max(run) FROM run_usage WHERE (?1 IS NULL OR crew = ?1)
-AND run NOT IN (SELECT run FROM runs WHERE status = 'running') GROUP BY crew, kind ORDER BY 1"""
+SELECT run_id FROM runs WHERE run IN (
+  SELECT max(run) FROM runs WHERE (?1 IS NULL OR crew = ?1)
+  AND run NOT IN (SELECT run FROM runs WHERE status = 'running') GROUP BY crew, kind
+) ORDER BY run"""
 TASK_SPENDING = """
+WITH picked (run) AS (
+  SELECT ?3 UNION ALL SELECT run FROM (
+    SELECT run FROM runs WHERE crew IS ?1 AND kind = ?2 AND run < ?3 AND status = 'completed'
+    ORDER BY run DESC LIMIT ?4
+  )
+)
 SELECT u.run, r.run_id, r.crew, r.kind, u.task, (
     SELECT name FROM tasks t WHERE t.run = u.run AND t.position = u.task
     ORDER BY t.generation DESC LIMIT 1
   ), r.created_at, sum(u.steps), sum(u.input_tokens + u.output_tokens),
-  sum(u.cost_picousd), sum(u.unpriced)
-FROM run_usage u JOIN runs r ON r.run = u.run WHERE u.run = ? GROUP BY u.task ORDER BY u.task"""
+  CASE WHEN sum(u.priced) THEN sum(u.cost_picousd) END, sum(u.unpriced)
+FROM picked p CROSS JOIN run_usage u ON u.run = p.run CROSS JOIN runs r ON r.run = u.run
+GROUP BY u.run, u.task ORDER BY u.run DESC, u.task"""
+"""What each task of a run took, and of so many completed runs of the same crew before it."""

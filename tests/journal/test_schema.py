@@ -295,24 +295,38 @@ def test_what_finished_runs_took_is_what_their_steps_say(
 ) -> None:
     """The sums that a session's end writes equal those over steps, after a resume too."""
     _bills(journal)
-    columns = ", ".join(_sql.SPENDING)
-    sums = ", ".join(f"sum({one})" for one in _sql.SPENDING[7:])
-    keys = ", ".join(_sql.SPENDING[:7])
+    sums = ", ".join(f"sum({one})" for one in _sql.SPENT)
 
     def same() -> bool:
+        """Whether run_usage and day_usage say what steps and attempts say."""
+        keys = ", ".join(_sql.SPENT_ON)
         live = rows(path, f"SELECT {keys}, {sums} FROM spending GROUP BY run, {keys}")
-        return sorted(rows(path, f"SELECT {columns} FROM run_usage"), key=str) == sorted(
-            live, key=str
-        )
+        stored = rows(path, f"SELECT {keys}, {', '.join(_sql.SPENT)} FROM run_usage")
+        days = rows(path, f"SELECT {sums} FROM day_usage")
+        steps = rows(path, f"SELECT {sums} FROM spending")
+        return sorted(stored, key=str) == sorted(live, key=str) and days == steps
+
+    def seen() -> bool:
+        """Whether the views say it, too, whatever the tables hold."""
+        expected = rows(path, f"SELECT {sums} FROM spending")
+        views = ("usage", "run_spending")
+        return all(rows(path, f"SELECT {sums} FROM {view}") == expected for view in views)
 
     assert same()
     lease = take(journal)
     journal.finish_step(lease, model_step(4, cost=_priced(7)))
     assert not same()
-    assert rows(path, "SELECT sum(llm_calls) FROM usage") == [(4,)]
-    journal.finish_run(lease, RunStatus.COMPLETED)
+    assert seen()
+    journal.finish_run(lease, RunStatus.PAUSED)
     assert same()
-    assert rows(path, "SELECT sum(llm_calls) FROM usage") == [(4,)]
+    journal.finish_run(take(journal), RunStatus.COMPLETED)
+    other = take(journal, "s")
+    journal.finish_step(other, model_step(1, cost=_priced(8)))
+    assert seen()
+    journal.finish_run(other, RunStatus.COMPLETED)
+    assert same()
+    assert seen()
+    assert journal.usage()[0].llm_calls == 5
 
 
 def test_an_old_journal_is_brought_to_money(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ LAYERS = [
     {"journal", "logfile"},
     {"logs", "journals"},
     {
+        "alerting",
         "bill",
         "heart",
         "outcomes",

@@ -131,8 +131,8 @@ CREATE TABLE attempts (
 CREATE INDEX attempts_by_step ON attempts (run, step_id);
 
 -- What a run's steps took, in few rows: written when a session of the run ends, so that it holds for
--- every run that is not `running`. View usage adds the others. Nothing is here that steps and
--- attempts do not say; it is there so that a bill over many runs need not read them all.
+-- every run that is not `running`. Nothing is here that steps and attempts do not say; it is there so
+-- that a bill over many runs need not read them all. View run_spending adds the runs at work.
 CREATE TABLE run_usage (
   run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
   crew TEXT, -- as in runs, and so is kind
@@ -141,7 +141,7 @@ CREATE TABLE run_usage (
   task INTEGER, -- position of the task in the crew; NULL outside tasks
   agent TEXT, -- role
   provider TEXT,
-  model TEXT, -- NULL for tools
+  model TEXT, -- NULL for what is no model call
   steps INTEGER NOT NULL,
   llm_calls INTEGER NOT NULL, -- failed tries that reached a provider included
   tool_calls INTEGER NOT NULL,
@@ -150,10 +150,34 @@ CREATE TABLE run_usage (
   cache_read_tokens INTEGER NOT NULL,
   cache_write_tokens INTEGER NOT NULL,
   reasoning_tokens INTEGER NOT NULL,
-  cost_picousd INTEGER, -- of the calls whose cost is known; NULL: of none
+  cost_picousd INTEGER NOT NULL, -- of the calls whose cost is known
+  priced INTEGER NOT NULL, -- how many these are
   unpriced INTEGER NOT NULL -- calls besides, whose cost nobody knows
 );
 CREATE INDEX run_usage_by_run ON run_usage (run);
+
+-- The same over all runs. What deleted runs took stays here. View usage adds the runs at work.
+CREATE TABLE day_usage (
+  day TEXT NOT NULL, -- of the calls, in UTC: 2026-11-25
+  crew TEXT NOT NULL, -- here and below '' (and task -1) where run_usage has NULL
+  kind TEXT NOT NULL,
+  task INTEGER NOT NULL,
+  agent TEXT NOT NULL,
+  provider TEXT NOT NULL,
+  model TEXT NOT NULL,
+  steps INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL,
+  tool_calls INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  cache_read_tokens INTEGER NOT NULL,
+  cache_write_tokens INTEGER NOT NULL,
+  reasoning_tokens INTEGER NOT NULL,
+  cost_picousd INTEGER NOT NULL,
+  priced INTEGER NOT NULL,
+  unpriced INTEGER NOT NULL,
+  PRIMARY KEY (day, crew, kind, task, agent, provider, model)
+) WITHOUT ROWID;
 
 CREATE TABLE messages (
   id INTEGER PRIMARY KEY,
@@ -287,7 +311,8 @@ SELECT s.run, r.crew, r.kind, CAST(s.started_at / 3600 AS INTEGER) AS hour, s.ta
   coalesce(s.cache_read_tokens, 0) AS cache_read_tokens,
   coalesce(s.cache_write_tokens, 0) AS cache_write_tokens,
   coalesce(s.reasoning_tokens, 0) AS reasoning_tokens,
-  s.cost_picousd, coalesce(s.cost_status = 'unpriced', 0) AS unpriced
+  coalesce(s.cost_picousd, 0) AS cost_picousd, s.cost_picousd IS NOT NULL AS priced,
+  coalesce(s.cost_status = 'unpriced', 0) AS unpriced
 FROM runs r CROSS JOIN steps s ON s.run = r.run
 UNION ALL
 SELECT a.run, r.crew, r.kind, CAST(a.started_at / 3600 AS INTEGER), s.task, s.agent,
@@ -295,44 +320,63 @@ SELECT a.run, r.crew, r.kind, CAST(a.started_at / 3600 AS INTEGER), s.task, s.ag
   0, s.kind = 'model', 0,
   coalesce(a.input_tokens, 0), coalesce(a.output_tokens, 0), coalesce(a.cache_read_tokens, 0),
   coalesce(a.cache_write_tokens, 0), coalesce(a.reasoning_tokens, 0),
-  a.cost_picousd, coalesce(a.cost_status = 'unpriced', 0)
+  coalesce(a.cost_picousd, 0), a.cost_picousd IS NOT NULL,
+  coalesce(a.cost_status = 'unpriced', 0)
 FROM runs r CROSS JOIN attempts a ON a.run = r.run
 CROSS JOIN steps s ON s.run = a.run AND s.step_id = a.step_id;
 
--- All spending of all runs, summed up where a run is not at work: for sums by what you like.
-CREATE VIEW usage AS
+-- What each run took, by hour, task, agent and model, summed up where the run is not at work.
+CREATE VIEW run_spending AS
 SELECT * FROM run_usage
 WHERE run NOT IN (SELECT run FROM runs WHERE status = 'running')
 UNION ALL
 SELECT * FROM spending
 WHERE run IN (SELECT run FROM runs WHERE status = 'running');
 
+-- What all runs took, by day (UTC), crew, task, agent and model: for sums by what you like.
+CREATE VIEW usage AS
+SELECT day, nullif(crew, '') AS crew, kind, nullif(task, -1) AS task, nullif(agent, '') AS agent,
+  nullif(provider, '') AS provider, nullif(model, '') AS model, steps, llm_calls, tool_calls,
+  input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
+  cost_picousd, priced, unpriced
+FROM day_usage
+UNION ALL
+SELECT date(hour * 3600, 'unixepoch'), crew, kind, task, agent, provider, model, steps, llm_calls,
+  tool_calls, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
+  reasoning_tokens, cost_picousd, priced, unpriced
+FROM spending WHERE run IN (SELECT run FROM runs WHERE status = 'running')
+UNION ALL -- less what the earlier sessions of the runs at work have added above
+SELECT date(hour * 3600, 'unixepoch'), crew, kind, task, agent, provider, model, -steps,
+  -llm_calls, -tool_calls, -input_tokens, -output_tokens, -cache_read_tokens,
+  -cache_write_tokens, -reasoning_tokens, -cost_picousd, -priced, -unpriced
+FROM run_usage WHERE run IN (SELECT run FROM runs WHERE status = 'running');
+
 -- One row per crew, flow or agent.
 CREATE VIEW crew_usage AS
-SELECT crew, kind, count(DISTINCT run) AS runs, sum(llm_calls) AS llm_calls,
+SELECT crew, kind, sum(llm_calls) AS llm_calls,
   sum(tool_calls) AS tool_calls, sum(input_tokens) AS input_tokens,
   sum(output_tokens) AS output_tokens, sum(input_tokens + output_tokens) AS total_tokens,
-  sum(cost_picousd) AS cost_picousd, sum(cost_picousd) / 1e12 AS cost_usd,
-  sum(unpriced) AS unpriced
+  CASE WHEN sum(priced) THEN sum(cost_picousd) END AS cost_picousd,
+  CASE WHEN sum(priced) THEN sum(cost_picousd) END / 1e12 AS cost_usd, sum(unpriced) AS unpriced
 FROM usage GROUP BY crew, kind;
 
 -- One row per provider and model.
 CREATE VIEW model_usage AS
-SELECT provider, model, count(DISTINCT run) AS runs, sum(llm_calls) AS llm_calls,
+SELECT provider, model, sum(llm_calls) AS llm_calls,
   sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
   sum(cache_read_tokens) AS cache_read_tokens, sum(cache_write_tokens) AS cache_write_tokens,
   sum(reasoning_tokens) AS reasoning_tokens,
-  sum(cost_picousd) AS cost_picousd, sum(cost_picousd) / 1e12 AS cost_usd,
-  sum(unpriced) AS unpriced
+  CASE WHEN sum(priced) THEN sum(cost_picousd) END AS cost_picousd,
+  CASE WHEN sum(priced) THEN sum(cost_picousd) END / 1e12 AS cost_usd, sum(unpriced) AS unpriced
 FROM usage WHERE model IS NOT NULL GROUP BY provider, model;
 
 -- One row per day (UTC), provider and model.
 CREATE VIEW daily_cost AS
-SELECT date(hour * 3600, 'unixepoch') AS day, provider, model, sum(llm_calls) AS llm_calls,
+SELECT day, provider, model, sum(llm_calls) AS llm_calls,
   sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-  sum(cost_picousd) AS cost_picousd, sum(cost_picousd) / 1e12 AS cost_usd,
-  sum(unpriced) AS unpriced
-FROM usage WHERE model IS NOT NULL GROUP BY 1, 2, 3;
+  CASE WHEN sum(priced) THEN sum(cost_picousd) END AS cost_picousd,
+  CASE WHEN sum(priced) THEN sum(cost_picousd) END / 1e12 AS cost_usd, sum(unpriced) AS unpriced
+FROM usage WHERE model IS NOT NULL GROUP BY day, provider, model;
 
 -- What each model step was asked and answered: `asked` is a JSON list of messages, first one first.
 CREATE VIEW transcripts AS
