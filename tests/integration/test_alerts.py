@@ -51,16 +51,13 @@ def test_a_run_out_of_the_ordinary_is_told(tmp_path: Path, mode: Mode) -> None:
         ("dear", "tokens"),
     ]
     cost, tokens = told
-    assert (tokens.task, tokens.value, tokens.median) == ("tell", 10_000, 1100)
+    assert [tokens.task, tokens.value, tokens.median] == ["tell", 10_000, 1100]
     assert cost.value > cost.limit > cost.median > 0
     logged = lines(journal, "usage.alert")
     assert [line["alert.metric"] for line in logged] == ["cost_usd", "tokens"]
     assert logged[1]["alert.value"] == 10_000
-    assert (logged[1]["run_id"], logged[1]["task"], logged[1]["level"]) == (
-        "dear",
-        "tell",
-        "warning",
-    )
+    said = [logged[1][key] for key in ("run_id", "task", "level")]
+    assert said == ["dear", "tell", "warning"]
 
 
 def test_a_replayed_run_is_not_told_again(tmp_path: Path) -> None:
