@@ -55,7 +55,7 @@ class Bill:
         if self.prices.on_unpriced != "fail":
             return None
         try:
-            known = self.prices.knows(ticket.provider, ticket.name, time.time())
+            known = self.prices.knows(ticket.provider, ticket.model or ticket.name, time.time())
         except Exception as error:  # noqa: BLE001 - the user's function: it does not know either
             return _refusal(ticket, f" ({_said(error)})")
         return None if known else _refusal(ticket)
@@ -72,21 +72,27 @@ class Bill:
         """Add a recorded step to the sum, and say so if nobody knows what it cost."""
         if step.cost is None:
             return
+        model = _asked(step)
         with self._lock:
             self._spent += step.cost
-            new = step.cost.status is CostStatus.UNPRICED and step.name not in self._warned
+            new = step.cost.status is CostStatus.UNPRICED and model not in self._warned
             if new:
-                self._warned.add(step.name)
+                self._warned.add(model)
         if new:
-            why = self._wrong.get(step.name)
-            log.cost_unpriced(model=step.name, task=task, agent=step.agent, why=why)
+            why = self._wrong.get(model)
+            log.cost_unpriced(model=model, task=task, agent=step.agent, why=why)
 
     def _price(self, step: StepRecord) -> Cost:
         try:
-            return self.prices.price(step.provider, step.name, step.usage, step.started_at)
+            return self.prices.price(step.provider, _asked(step), step.usage, step.started_at)
         except Exception as error:  # noqa: BLE001 - paid for: a wrong price must not lose the call
-            self._wrong[step.name] = _said(error)
+            self._wrong[_asked(step)] = _said(error)
             return Cost(status=CostStatus.UNPRICED)
+
+
+def _asked(step: StepRecord) -> str:
+    """The model that was asked: what stands in for another one has a price of its own."""
+    return step.model or step.name
 
 
 def _said(error: Exception) -> str:
@@ -94,14 +100,13 @@ def _said(error: Exception) -> str:
 
 
 def _refusal(ticket: Ticket, why: str = "") -> ModelUnpriced:
+    model = ticket.model or ticket.name
+    of = f" of {ticket.provider!r}" if ticket.provider else ""
     return ModelUnpriced(
-        f"No price is known for {ticket.name!r}"
-        + (f" of {ticket.provider!r}" if ticket.provider else "")
-        + why
-        + ", and on_unpriced is 'fail': it was not called.",
+        f"No price is known for {model!r}{of}{why}, and on_unpriced is 'fail': it was not called.",
         task=ticket.scope.task_name,
         agent=ticket.scope.agent,
         step_id=ticket.step_id,
         provider=ticket.provider,
-        model=ticket.name,
+        model=model,
     )

@@ -349,7 +349,10 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
-    """A try of a step that did not become its recorded outcome, with what it cost."""
+    """A try of a step that did not become its recorded outcome, with what it cost.
+
+    `model` and `provider` say who was asked, if it was a model; that may be another one each time.
+    """
 
     step_id: str
     attempt: int
@@ -357,6 +360,8 @@ class AttemptRecord:
     error: str | None = None
     usage: Usage | None = None
     cost: Cost | None = None
+    model: str | None = None
+    provider: str | None = None
     started_at: float
     duration_ms: float | None = None
     epoch: int = 0

@@ -378,7 +378,11 @@ class Run:
         """
         assert ticket.request is not None
         step = self._step(
-            ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode(), usage=usage
+            ticket,
+            StepStatus.FAILED,
+            error=orjson.dumps(facts).decode(),
+            usage=usage,
+            model=ticket.model,
         )
         self._commit(ticket, step, ticket.request.messages)
 

@@ -26,7 +26,9 @@ from crewai_prod._crewai.takeover import (
     seam_of,
     take_over,
 )
-from crewai_prod._crewai.usage import Reported, read_usage
+from crewai_prod._crewai.usage import Reported
+from crewai_prod._crewai.usage import read_metrics as read_metrics
+from crewai_prod._crewai.usage import read_usage as read_usage
 from crewai_prod.errors import CrewProdError, EmptyResponse
 from crewai_prod.failures import billed_usage, describe, revive
 from crewai_prod.kickoff import place_around

@@ -44,8 +44,8 @@ def _money(database: Database) -> None:
     """Version 2: money in exact integers, and sums of what finished runs took."""
     connection = database.conn
     assert connection is not None
-    for table in ("steps", "attempts"):
-        rebuild(connection, table, _MONEY)
+    rebuild(connection, "steps", _MONEY)
+    rebuild(connection, "attempts", (*_MONEY, _ASKED))
     for statement in statements(_RUN_USAGE):
         connection.execute(statement)
 
@@ -60,6 +60,11 @@ _MONEY = (
         "cost_status TEXT, -- reported (by the provider), priced, estimated or unpriced\n"
         "  cost_source TEXT, -- provider, prices (the user's), genai-prices or on_unpriced\n",
     ),
+)
+_ASKED = (
+    r"  error TEXT -- JSON\n",
+    "  model TEXT, -- who was asked: another model may have stood in; NULL: as in steps\n"
+    "  provider TEXT,\n  error TEXT -- JSON\n",
 )
 _RUN_USAGE = """
 UPDATE steps SET cost_status = 'unpriced'

@@ -50,7 +50,16 @@ STEP_IDENTITY = ("seq", "step_id", "scope", "kind", "name", "digest", "occurrenc
 STEP_OUTCOME = ("agent", "task", "status", "effect", "attempts", "started_at", "duration_ms")
 STEP_MODEL = ("request", "params", "model", "provider", "response_id", "finish_reason")
 STEP_SEALED = ("error", "arguments", "result")
-ATTEMPT_PLAIN = ("epoch", "step_id", "attempt", "status", "started_at", "duration_ms")
+ATTEMPT_PLAIN = (
+    "epoch",
+    "step_id",
+    "attempt",
+    "status",
+    "started_at",
+    "duration_ms",
+    "model",
+    "provider",
+)
 ATTEMPT_SEALED = ("error",)
 APPROVAL_PLAIN = (
     "id",

@@ -126,6 +126,8 @@ CREATE TABLE attempts (
   cost_picousd INTEGER,
   cost_status TEXT,
   cost_source TEXT,
+  model TEXT, -- who was asked: another model may have stood in; NULL: as in steps
+  provider TEXT,
   error TEXT -- JSON
 );
 CREATE INDEX attempts_by_step ON attempts (run, step_id);

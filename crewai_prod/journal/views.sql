@@ -109,7 +109,8 @@ SELECT s.run, r.crew, r.kind, CAST(s.started_at / 3600 AS INTEGER) AS hour, s.ta
 FROM runs r CROSS JOIN steps s ON s.run = r.run
 UNION ALL
 SELECT a.run, r.crew, r.kind, CAST(a.started_at / 3600 AS INTEGER), s.task, s.agent,
-  s.provider, CASE s.kind WHEN 'model' THEN coalesce(s.model, s.name) END,
+  CASE WHEN a.model IS NULL THEN s.provider ELSE a.provider END,
+  CASE s.kind WHEN 'model' THEN coalesce(a.model, s.model, s.name) END,
   0, s.kind = 'model', 0,
   coalesce(a.input_tokens, 0), coalesce(a.output_tokens, 0), coalesce(a.cache_read_tokens, 0),
   coalesce(a.cache_write_tokens, 0), coalesce(a.reasoning_tokens, 0),

@@ -139,7 +139,7 @@ def test_an_unknown_model_is_unpriced_and_said_aloud(tmp_path: Path) -> None:
     """Once per model and run, and wherever the run is listed; never as a cost of nothing."""
     journal = tmp_path / "runs.db"
     with Server(SCRIPT) as server:
-        crew = harden(make_crew(server, Effects(tmp_path), model="openai/my-own"), journal=journal)
+        crew = harden(make_crew(server, Effects(tmp_path), model="my-own"), journal=journal)
         crew.kickoff(inputs={"who": "ann"}, run_id="r")
         crew.kickoff(inputs={"who": "ann"}, run_id="s")
     said = lines(journal, "cost.unpriced")

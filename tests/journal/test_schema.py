@@ -329,6 +329,23 @@ def test_what_finished_runs_took_is_what_their_steps_say(
     assert journal.usage()[0].llm_calls == 5
 
 
+def test_a_try_is_of_the_model_that_was_asked(journal: SqliteJournal, path: Path) -> None:
+    """Where another model has stood in, each has what its own tries took."""
+    lease = take(journal)
+    first = attempt(model="small", provider="acme", cost=_priced(3))
+    journal.finish_step(
+        lease, model_step(1, attempts=2, cost=_priced(5)), messages=[message()], attempt=first
+    )
+    for _ in range(2):
+        assert rows(path, "SELECT provider, model, llm_calls, cost_picousd FROM model_usage") == [
+            ("acme", "small", 1, 3),
+            ("openai", "gpt-1", 1, 5),
+        ]
+        if journal.run("r").status is RunStatus.RUNNING:
+            journal.finish_run(lease, RunStatus.COMPLETED)
+    assert journal.attempts("r") == [first]
+
+
 def test_an_old_journal_is_brought_to_money(tmp_path: Path) -> None:
     """Version 1's runs stay as they were; their model calls are unpriced, and summed up."""
     path = tmp_path / "old.db"

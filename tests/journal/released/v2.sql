@@ -126,6 +126,8 @@ CREATE TABLE attempts (
   cost_picousd INTEGER,
   cost_status TEXT,
   cost_source TEXT,
+  model TEXT, -- who was asked: another model may have stood in; NULL: as in steps
+  provider TEXT,
   error TEXT -- JSON
 );
 CREATE INDEX attempts_by_step ON attempts (run, step_id);
@@ -316,7 +318,8 @@ SELECT s.run, r.crew, r.kind, CAST(s.started_at / 3600 AS INTEGER) AS hour, s.ta
 FROM runs r CROSS JOIN steps s ON s.run = r.run
 UNION ALL
 SELECT a.run, r.crew, r.kind, CAST(a.started_at / 3600 AS INTEGER), s.task, s.agent,
-  s.provider, CASE s.kind WHEN 'model' THEN coalesce(s.model, s.name) END,
+  CASE WHEN a.model IS NULL THEN s.provider ELSE a.provider END,
+  CASE s.kind WHEN 'model' THEN coalesce(a.model, s.model, s.name) END,
   0, s.kind = 'model', 0,
   coalesce(a.input_tokens, 0), coalesce(a.output_tokens, 0), coalesce(a.cache_read_tokens, 0),
   coalesce(a.cache_write_tokens, 0), coalesce(a.reasoning_tokens, 0),
