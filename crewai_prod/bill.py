@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
 from crewai_prod.errors import ModelUnpriced
 from crewai_prod.logs import RunLog
@@ -23,6 +22,7 @@ from crewai_prod.records import (
     StepKind,
     StepRecord,
     StepStatus,
+    Usage,
 )
 from crewai_prod.walk import Ticket
 
@@ -42,13 +42,14 @@ class Bill:
         """The sum so far."""
         return self._spent
 
-    def take_up(self, steps: Iterable[StepRecord], attempts: Iterable[AttemptRecord]) -> None:
+    def take_up(self, steps: Sequence[StepRecord], attempts: Iterable[AttemptRecord]) -> None:
         """Begin with what earlier sessions have recorded."""
         spent = Spending()
         for cost in [*(step.cost for step in steps), *(attempt.cost for attempt in attempts)]:
             spent += cost
+        unpriced = {_asked(one) for one in steps if _is_unpriced(one)}
         with self._lock:
-            self._spent = spent
+            self._spent, self._warned = spent, unpriced
 
     def refusal(self, ticket: Ticket) -> ModelUnpriced | None:
         """Why a model call must not be made: nobody knows what it would cost."""
@@ -60,13 +61,27 @@ class Bill:
             return _refusal(ticket, f" ({_said(error)})")
         return None if known else _refusal(ticket)
 
-    def priced(self, step: StepRecord) -> StepRecord:
-        """The step with what it cost, if it is a call that cost something."""
-        if step.kind is not StepKind.MODEL or (
-            step.usage is None and step.status is not StepStatus.DONE
-        ):
-            return step
-        return replace(step, cost=self._price(step))
+    def cost(
+        self, ticket: Ticket, status: StepStatus, usage: Usage | None, model: str | None
+    ) -> Cost | None:
+        """What a call that has just been made cost; None if it is none, or nothing was billed.
+
+        Args:
+            ticket: The call.
+            status: How it ended.
+            usage: What it took.
+            model: Who was asked, if that is not who the ticket names.
+        """
+        if ticket.kind is not StepKind.MODEL:
+            return None
+        if usage is None and status is not StepStatus.DONE:
+            return None
+        asked = model or ticket.name
+        try:
+            return self.prices.price(ticket.provider, asked, usage, ticket.started_at)
+        except Exception as error:  # noqa: BLE001 - paid for: a wrong price must not lose the call
+            self._wrong[asked] = _said(error)
+            return Cost(status=CostStatus.UNPRICED)
 
     def enter(self, step: StepRecord, task: str | None, log: RunLog) -> None:
         """Add a recorded step to the sum, and say so if nobody knows what it cost."""
@@ -75,24 +90,21 @@ class Bill:
         model = _asked(step)
         with self._lock:
             self._spent += step.cost
-            new = step.cost.status is CostStatus.UNPRICED and model not in self._warned
+            new = _is_unpriced(step) and model not in self._warned
             if new:
                 self._warned.add(model)
         if new:
             why = self._wrong.get(model)
             log.cost_unpriced(model=model, task=task, agent=step.agent, why=why)
 
-    def _price(self, step: StepRecord) -> Cost:
-        try:
-            return self.prices.price(step.provider, _asked(step), step.usage, step.started_at)
-        except Exception as error:  # noqa: BLE001 - paid for: a wrong price must not lose the call
-            self._wrong[_asked(step)] = _said(error)
-            return Cost(status=CostStatus.UNPRICED)
-
 
 def _asked(step: StepRecord) -> str:
     """The model that was asked: what stands in for another one has a price of its own."""
     return step.model or step.name
+
+
+def _is_unpriced(step: StepRecord) -> bool:
+    return step.cost is not None and step.cost.status is CostStatus.UNPRICED
 
 
 def _said(error: Exception) -> str:

@@ -734,8 +734,8 @@ class Run:
         ticket.recorded = step
 
     def _step(self, ticket: Ticket, status: StepStatus, **outcome: Any) -> StepRecord:
-        step = ticket.step(status, self.lease.epoch, **outcome)
-        return self.bill.priced(step)
+        cost = self.bill.cost(ticket, status, outcome.get("usage"), outcome.get("model"))
+        return ticket.step(status, self.lease.epoch, cost=cost, **outcome)
 
     def _commit(
         self, ticket: Ticket, step: StepRecord, messages: Sequence[MessageRecord] = ()
