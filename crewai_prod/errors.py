@@ -40,6 +40,7 @@ make it succeed.
         ModelRejected            the provider refuses: key, quota, policy or a wrong request
       LimitError
         DeadlineExceeded         an agent's `max_execution_time` is over
+        ModelUnpriced            nobody knows what a model costs, and such models are not called
       GuardError
         GuardRejected            an answer was checked, and is not good enough
         GuardUnavailable         an answer could not be checked; that does not make it bad
@@ -354,6 +355,14 @@ class DeadlineExceeded(LimitError, TimeoutError):
     """The time that an agent may take for a task (`max_execution_time`, in seconds) is over.
 
     What was done until then is recorded. A resumed run goes on from there with the whole time.
+    """
+
+
+class ModelUnpriced(LimitError):
+    """No price is known for the model, and `on_unpriced` is `fail`: it was not called.
+
+    Give its rates with `prices={"the model": {"input": 0.15, "output": 0.60}}` (US dollars per
+    million tokens), or allow it with `on_unpriced="warn"`. Fields: `provider`, `model`.
     """
 
 

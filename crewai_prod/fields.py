@@ -68,10 +68,10 @@ CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"  # GenAI: read
 CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"  # GenAI: written to a cache
 REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"  # GenAI: spent on reasoning
 
-COST_AMOUNT: Final = "gen_ai.usage.cost.amount"  # GenAI, proposed: price of the call
+COST_AMOUNT: Final = "gen_ai.usage.cost.amount"  # GenAI, proposed: the call's price
 COST_CURRENCY: Final = "gen_ai.usage.cost.currency"  # GenAI, proposed: ISO 4217
-COST_SOURCE: Final = "gen_ai.usage.cost.source"  # GenAI, proposed: provider or local
-COST_STATUS: Final = "cost.status"  # ours: priced, estimated or unpriced
+COST_SOURCE: Final = "gen_ai.usage.cost.source"  # GenAI, proposed: whose price it is
+COST_STATUS: Final = "cost.status"  # ours: reported, priced, estimated or unpriced
 
 # -- tool calls -----------------------------------------------------------------------------------
 
@@ -89,6 +89,14 @@ TOOL_RESULT: Final = "gen_ai.tool.call.result"  # GenAI: result of a tool call
 RUN_INPUTS: Final = "run.inputs"  # ours: the inputs of the kickoff
 TASK_OUTPUT: Final = "task.output"  # ours: the text of a finished task
 
+# -- a task that took much more than it used to, on usage.alert -----------------------------------
+
+ALERT_METRIC: Final = "alert.metric"  # ours: cost_usd, tokens or steps
+ALERT_VALUE: Final = "alert.value"  # ours: what the task took in this run
+ALERT_MEDIAN: Final = "alert.median"  # ours: what it took before, half of the runs less
+ALERT_LIMIT: Final = "alert.limit"  # ours: from where on that is an outlier
+ALERT_RUNS: Final = "alert.runs"  # ours: how many runs it is compared with
+
 # -- totals of a run, on run.finished -------------------------------------------------------------
 
 TOTAL_LLM_CALLS: Final = "totals.llm_calls"  # ours: model calls that reported usage
@@ -96,6 +104,8 @@ TOTAL_TOOL_CALLS: Final = "totals.tool_calls"  # ours: tool calls executed
 TOTAL_INPUT_TOKENS: Final = "totals.input_tokens"  # ours: sum over all sessions of the run
 TOTAL_OUTPUT_TOKENS: Final = "totals.output_tokens"  # ours: sum over all sessions of the run
 TOTAL_TOKENS: Final = "totals.tokens"  # ours: input plus output
+TOTAL_COST: Final = "totals.cost_usd"  # ours: sum of the known costs over all sessions
+TOTAL_UNPRICED: Final = "totals.unpriced_llm_calls"  # ours: calls whose price nobody knows
 TOTAL_REPLAYED: Final = "totals.replayed_steps"  # ours: steps this session took from the journal
 TOTAL_KEPT: Final = "totals.kept_tasks"  # ours: tasks that were not executed again
 TOTAL_UNMETERED: Final = "totals.unmetered_llm_calls"  # ours: model calls whose cost is unknown
@@ -110,6 +120,8 @@ TASK_FINISHED: Final = "task.finished"  # a task was executed, well or not
 TASK_KEPT: Final = "task.kept"  # a finished task's output is handed back unexecuted
 LLM_CALL: Final = "llm.call"  # a model call was made
 LLM_UNMETERED: Final = "llm.unmetered"  # a model call passed the run, and nobody said its cost
+COST_UNPRICED: Final = "cost.unpriced"  # a model was called whose price nobody knows
+USAGE_ALERT: Final = "usage.alert"  # a task took much more than it used to
 TOOL_CALL: Final = "tool.call"  # a tool call was made
 TOOL_INVENTED: Final = "tool.invented"  # what a model wrote in place of a tool's result was cut
 ANSWER_REJECTED: Final = "answer.rejected"  # an answer went back to the model, with the reason
@@ -130,7 +142,7 @@ OPERATION_CHAT: Final = "chat"  # GenAI operation: a model call
 OPERATION_TOOL: Final = "execute_tool"  # GenAI operation: a tool call
 OPERATION_WORKFLOW: Final = "invoke_workflow"  # GenAI operation: a run
 OPERATION_TASK: Final = "execute_task"  # crewai's own operation: a task
-UNPRICED: Final = "unpriced"  # cost.status: no price is known for the call
+USD: Final = "USD"  # gen_ai.usage.cost.currency
 ERROR_OTHER: Final = "_OTHER"  # OTel's error.type for an error without a known class
 
 _PROVIDERS: Final = {

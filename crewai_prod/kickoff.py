@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from crewai_prod.alerting import tell
 from crewai_prod.deadlines import left
 from crewai_prod.errors import CrewProdError, JournalError, ReplayOnly
 from crewai_prod.failures import describe
@@ -61,6 +62,7 @@ class Kickoff:
             JournalError: The journal could not be read or written.
         """
         journal = self.run.journal
+        self.run.bill.prices = self.options.prices
         request = RunRequest(
             run_id=self.run_id,
             kind=self.kind,
@@ -82,6 +84,7 @@ class Kickoff:
             JournalError: It could not be recorded.
         """
         self.run.end(RunStatus.COMPLETED, result=result)
+        tell(self.run, self.options.on_alert)
 
     def fail(self, error: BaseException, outputs: Sequence[Any] = ()) -> BaseException:
         """Record what ended the run; returns what the caller of the kickoff is to see.
@@ -104,6 +107,7 @@ class Kickoff:
         self.run.land(_landing_seconds(error))
         with suppress(JournalError):  # what cannot be recorded stays `running`, without an owner
             self.run.end(status_of(seen), error=orjson.dumps(facts).decode())
+            tell(self.run, self.options.on_alert)
         return seen
 
 

@@ -30,8 +30,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import orjson
 
 from crewai_prod import fields, logfile
+from crewai_prod.alerts import Alert
 from crewai_prod.errors import UsageError
-from crewai_prod.records import AttemptRecord, StepKind, StepRecord, StepStatus, Usage
+from crewai_prod.records import (
+    AttemptRecord,
+    Cost,
+    Spending,
+    StepKind,
+    StepRecord,
+    StepStatus,
+    Usage,
+)
 from crewai_prod.redact import redact_fields, redact_text
 
 if TYPE_CHECKING:
@@ -208,6 +217,7 @@ class RunLog:
         error: str | BaseException | None = None,
         duration_ms: float | None = None,
         usage: Usage | None = None,
+        spent: Spending | None = None,
         tool_calls: int | None = None,
         replayed_steps: int | None = None,
         kept_tasks: int | None = None,
@@ -220,7 +230,7 @@ class RunLog:
             fields.REASON: reason,
             fields.DURATION_MS: _rounded(duration_ms),
             **self._error(error),
-            **_totals(usage),
+            **_totals(usage, spent),
             fields.TOTAL_TOOL_CALLS: tool_calls,
             fields.TOTAL_REPLAYED: replayed_steps,
             fields.TOTAL_KEPT: kept_tasks,
@@ -292,8 +302,7 @@ class RunLog:
             messages: What was sent; shown with `content` only, and so is the answer.
         """
         outcome = attempt or step
-        line = _step(step, task) | _outcome(outcome) | _usage(outcome.usage)
-        line[fields.COST_STATUS] = fields.UNPRICED
+        line = _step(step, task) | _outcome(outcome) | _usage(outcome.usage) | _cost(outcome.cost)
         line |= self._error(outcome.error)
         if attempt is None:
             answered = {fields.OUTPUT_MESSAGES: step.result}
@@ -440,6 +449,31 @@ class RunLog:
         where = {fields.REQUEST_MODEL: model, fields.TASK: task, fields.AGENT_NAME: agent}
         self.emit(fields.LLM_UNMETERED, "warning", **{fields.MESSAGE: message}, **where)
 
+    def cost_unpriced(
+        self, *, model: str, task: str | None, agent: str | None, why: str | None = None
+    ) -> None:
+        """A model was called whose price nobody knows."""
+        message = (
+            f"No price is known for {model}: the bill lacks what its calls cost. Give its rates "
+            "with prices={...}, or refuse such models with on_unpriced='fail'."
+        ) + (f" {why}" if why else "")
+        where = {fields.REQUEST_MODEL: model, fields.TASK: task, fields.AGENT_NAME: agent}
+        self.emit(fields.COST_UNPRICED, "warning", **{fields.MESSAGE: message}, **where)
+
+    def usage_alert(self, alert: Alert) -> None:
+        """A task took much more than it used to."""
+        line = {
+            fields.MESSAGE: alert.message,
+            fields.TASK: alert.task,
+            fields.TASK_POSITION: alert.position,
+            fields.ALERT_METRIC: alert.metric,
+            fields.ALERT_VALUE: float(alert.value),
+            fields.ALERT_MEDIAN: float(alert.median),
+            fields.ALERT_LIMIT: float(alert.limit),
+            fields.ALERT_RUNS: alert.runs,
+        }
+        self.emit(fields.USAGE_ALERT, "warning", **line)
+
     def warning(self, message: str, *, event: str = fields.WARNING, **more: Any) -> None:
         """Something a person should know, in a sentence without prompts, arguments or results."""
         self.emit(event, "warning", **{fields.MESSAGE: message}, **_context(more))
@@ -541,10 +575,31 @@ def _usage(usage: Usage | None) -> dict[str, Any]:
     }
 
 
-def _totals(usage: Usage | None) -> dict[str, Any]:
-    if usage is None:
+def _cost(cost: Cost | None) -> dict[str, Any]:
+    """What a call cost. The amount is a JSON number; the exact one is in the journal."""
+    if cost is None:
         return {}
+    status = {fields.COST_STATUS: cost.status.value}
+    if cost.usd is None:
+        return status
     return {
+        fields.COST_AMOUNT: float(cost.usd),
+        fields.COST_CURRENCY: fields.USD,
+        fields.COST_SOURCE: cost.source,
+        **status,
+    }
+
+
+def _totals(usage: Usage | None, spent: Spending | None) -> dict[str, Any]:
+    money: dict[str, Any] = {}
+    if spent is not None:
+        known = spent.known_usd
+        money[fields.TOTAL_COST] = None if known is None else float(known)
+        money[fields.TOTAL_UNPRICED] = spent.unpriced or None
+    if usage is None:
+        return money
+    return {
+        **money,
         fields.TOTAL_LLM_CALLS: usage.calls,
         fields.TOTAL_INPUT_TOKENS: usage.input_tokens,
         fields.TOTAL_OUTPUT_TOKENS: usage.output_tokens,

@@ -9,11 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from crewai_prod.alerting import OnAlert
 from crewai_prod.errors import UsageError
 from crewai_prod.journal import Journal
 from crewai_prod.journals import shared_journal
 from crewai_prod.logs import DEFAULT, RunLog, open_log
 from crewai_prod.outcomes import UnknownPolicy
+from crewai_prod.prices import Prices
 from crewai_prod.replay import OnChange
 from crewai_prod.retry import Retry
 from crewai_prod.settings import Settings
@@ -34,6 +36,8 @@ class Options:
     on_change: OnChange
     unknown: UnknownPolicy
     log: Any
+    prices: Prices
+    on_alert: OnAlert | None
 
     @classmethod
     def read(
@@ -47,6 +51,9 @@ class Options:
         unknown: UnknownPolicy | None = None,
         log: Any = DEFAULT,
         settings: Settings | None = None,
+        prices: Any = None,
+        on_unpriced: Any = None,
+        on_alert: OnAlert | None = None,
     ) -> Options:
         """Check every option now, not at the first kickoff.
 
@@ -65,6 +72,11 @@ class Options:
             on_change=_one_of("on_change", on_change or base.on_change, _ON_CHANGE),
             unknown=_unknown(unknown if unknown is not None else base.unknown),
             log=base.log if log is DEFAULT and base.log is not None else log,
+            on_alert=_callable("on_alert", on_alert),
+            prices=Prices.read(
+                prices if prices is not None else base.prices,
+                on_unpriced if on_unpriced is not None else base.on_unpriced,
+            ),
         )
 
     def for_kickoff(self, on_change: str | None, unknown: UnknownPolicy | None) -> Options:
@@ -124,6 +136,12 @@ def _unknown(value: UnknownPolicy) -> UnknownPolicy:
     if isinstance(value, (Outcome, Mapping)):
         return value
     return str(_one_of("unknown", value, _UNKNOWN))
+
+
+def _callable(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise UsageError(f"{name}={value!r} is no function.")
+    return value
 
 
 def _retry(value: Retry | None) -> Retry:

@@ -7,7 +7,9 @@ the user's classes. Times are seconds since the epoch, durations are millisecond
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
 
 class RunStatus(StrEnum):
@@ -65,6 +67,7 @@ class Usage:
 
     `input_tokens` includes the cached ones, `output_tokens` the reasoning ones (the meaning
     OpenTelemetry GenAI and genai-prices give them). `calls` counts requests that returned usage.
+    `reported_usd` is what the provider itself says all of it cost; None if it does not say.
     """
 
     input_tokens: int = 0
@@ -73,6 +76,7 @@ class Usage:
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     calls: int = 0
+    reported_usd: Decimal | None = None
 
     @property
     def total_tokens(self) -> int:
@@ -80,7 +84,12 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Usage) -> Usage:
-        """Field by field."""
+        """Field by field. A cost is said of the sum only if it is said of both."""
+        if self == _NOTHING:
+            return other
+        if other == _NOTHING:
+            return self
+        said = self.reported_usd, other.reported_usd
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
@@ -88,7 +97,84 @@ class Usage:
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             calls=self.calls + other.calls,
+            reported_usd=None if said[0] is None or said[1] is None else said[0] + said[1],
         )
+
+
+_NOTHING = Usage()
+PICO = 10**12
+"""Money is counted in whole trillionths of a US dollar: a list price per million tokens with up to
+six decimals is exact, and so are sums of it, in Python and in SQL, up to nine million dollars."""
+
+
+class CostStatus(StrEnum):
+    """How well it is known what a model call cost."""
+
+    REPORTED = "reported"
+    """The provider said so."""
+    PRICED = "priced"
+    """From its tokens and a list price."""
+    ESTIMATED = "estimated"
+    """From a price that is not the model's own, or from tokens that do not add up."""
+    UNPRICED = "unpriced"
+    """Nobody knows: never the same as free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one model call, or one try of it, cost when it was made.
+
+    Attributes:
+        status: How well it is known.
+        picousd: Trillionths of a US dollar; None if unpriced.
+        source: Whose price it is: `provider`, `prices` (the user's), `genai-prices` or
+            `on_unpriced`.
+    """
+
+    status: CostStatus
+    picousd: int | None = None
+    source: str | None = None
+
+    @property
+    def usd(self) -> Decimal | None:
+        """The amount, exact."""
+        return dollars(self.picousd)
+
+
+def dollars(picousd: int | None) -> Decimal | None:
+    """An amount in US dollars, exact."""
+    return None if picousd is None else Decimal(picousd).scaleb(-12)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """What many calls cost together.
+
+    Attributes:
+        picousd: Of those whose cost is known; None if that is none of them.
+        unpriced: How many calls there are besides whose cost nobody knows.
+    """
+
+    picousd: int | None = None
+    unpriced: int = 0
+
+    @property
+    def known_usd(self) -> Decimal | None:
+        """The known part, exact."""
+        return dollars(self.picousd)
+
+    @property
+    def usd(self) -> Decimal | None:
+        """All of it, exact; None if it is not known of every call."""
+        return None if self.unpriced else dollars(self.picousd)
+
+    def __add__(self, other: Spending | Cost | None) -> Spending:
+        """With another sum, or with one call (None: one that cost nothing to speak of)."""
+        if other is None:
+            return self
+        known = [one for one in (self.picousd, other.picousd) if one is not None]
+        more = other.unpriced if isinstance(other, Spending) else other.picousd is None
+        return Spending(picousd=sum(known) if known else None, unpriced=self.unpriced + more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +305,7 @@ class StepRecord:
             None for a model call that was made past the seams (see `direct`).
         result: JSON, tagged as `codec` writes it; None until done.
         error: JSON of the failure.
+        cost: What a model call that was billed cost; None if nothing was billed.
         epoch: The session of the run in which the outcome was recorded.
     """
 
@@ -240,6 +327,7 @@ class StepRecord:
     result: str | None = None
     error: str | None = None
     usage: Usage | None = None
+    cost: Cost | None = None
     model: str | None = None
     provider: str | None = None
     response_id: str | None = None
@@ -261,13 +349,19 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
-    """A try of a step that did not become its recorded outcome, with what it cost."""
+    """A try of a step that did not become its recorded outcome, with what it cost.
+
+    `model` and `provider` say who was asked, if it was a model; that may be another one each time.
+    """
 
     step_id: str
     attempt: int
     status: StepStatus
     error: str | None = None
     usage: Usage | None = None
+    cost: Cost | None = None
+    model: str | None = None
+    provider: str | None = None
     started_at: float
     duration_ms: float | None = None
     epoch: int = 0
@@ -312,7 +406,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """A line of `crewai-prod runs`. Money is None until calls are priced."""
+    """A line of `crewai-prod runs`."""
 
     run_id: str
     status: RunStatus
@@ -323,5 +417,47 @@ class RunSummary:
     llm_calls: int
     tool_calls: int
     total_tokens: int
-    cost_usd: float | None
+    spent: Spending
     error: str | None
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """What the run cost, exact; None if that is not known of every call."""
+        return self.spent.usd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """What a group of calls took: a line of `crewai-prod usage`.
+
+    Attributes:
+        key: What they have in common, by the names that were asked for.
+    """
+
+    key: dict[str, Any]
+    llm_calls: int
+    tool_calls: int
+    usage: Usage
+    spent: Spending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpending:
+    """What one task of one run took, all its sessions and executions together.
+
+    Attributes:
+        task: Position in the crew; None for what happened outside of its tasks.
+        name: Of the task.
+        at: When the run began.
+    """
+
+    run: int
+    run_id: str
+    crew: str | None
+    kind: str
+    task: int | None
+    name: str | None
+    at: float
+    steps: int
+    tokens: int
+    spent: Spending

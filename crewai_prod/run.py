@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 
 from crewai_prod import _faults, breakers, codec, deadlines
+from crewai_prod.bill import Bill
 from crewai_prod.concealing import mask
 from crewai_prod.errors import (
     CrewProdError,
@@ -170,6 +171,7 @@ class Run:
         self._started: dict[int, float] = {}
         self._stopped: CrewProdError | None = None
         self._usage = Usage()
+        self.bill = Bill()
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
         self._redo: set[str] = set()
@@ -209,6 +211,7 @@ class Run:
         self._calls = Counter(step.name for step in opened.steps if _is_call(step))
         self._messages = set(opened.messages)
         self._usage = recorded_usage(opened.steps, opened.attempts)
+        self.bill.take_up(opened.steps, opened.attempts)
         self._spent = _usage_by_scope(opened.steps, opened.attempts)
         self._unmetered = sum(step.unmetered for step in opened.steps)
 
@@ -386,6 +389,7 @@ class Run:
         """Identify a model call and look it up. No disk is touched.
 
         Raises:
+            ModelUnpriced: Nobody knows what the call would cost, and such calls are not made.
             CrewProdError: The run was stopped, or the same request has failed for good before.
         """
         self.check()
@@ -407,6 +411,10 @@ class Run:
             self._note_replay(ticket, drifted=drifted)
         elif self.replay_only is not None:
             raise self.replay_only
+        else:
+            refusal = self.bill.refusal(ticket)
+            if refusal is not None:
+                raise self.stop(refusal)
         return ticket
 
     def finish_model(self, ticket: Ticket, answer: Answer) -> None:
@@ -438,7 +446,11 @@ class Run:
         """
         assert ticket.request is not None
         step = self._step(
-            ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode(), usage=usage
+            ticket,
+            StepStatus.FAILED,
+            error=orjson.dumps(facts).decode(),
+            usage=usage,
+            model=ticket.model,
         )
         self._commit(ticket, step, ticket.request.messages)
 
@@ -867,6 +879,7 @@ class Run:
             reason=reason,
             error=error,
             usage=self._usage,
+            spent=self.bill.spent,
             unmetered=self._unmetered,
         )
         self.log.close()
@@ -898,7 +911,8 @@ class Run:
         ticket.recorded = step
 
     def _step(self, ticket: Ticket, status: StepStatus, **outcome: Any) -> StepRecord:
-        return ticket.step(status, self.lease.epoch, **outcome)
+        cost = self.bill.cost(ticket, status, outcome.get("usage"), outcome.get("model"))
+        return ticket.step(status, self.lease.epoch, cost=cost, **outcome)
 
     def _commit(
         self, ticket: Ticket, step: StepRecord, messages: Sequence[MessageRecord] = ()
@@ -914,6 +928,7 @@ class Run:
             if step.usage is not None:
                 self._usage += step.usage
                 self._spent[step.scope] = self._spent.get(step.scope, Usage()) + step.usage
+        self.bill.enter(step, ticket.scope.task_name, self.log)
         self.log.step_finished(step, task=ticket.scope.task_name)
 
     def _write(self, write: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import Field
@@ -22,6 +23,10 @@ class Settings(BaseSettings):
         log: Path of the log, `stderr`, or `none`. Default: a file beside the journal.
         log_content: Whether prompts, arguments and results are logged too (redacted).
         lease_seconds: How long a silent owner on another host keeps a run.
+        prices: US dollars per million tokens, by model: `{"my-model": {"input": 0.15, "output":
+            0.6}}`; as JSON in the environment.
+        on_unpriced: What to do about a model whose price nobody knows: `warn`, `fail` (it is not
+            called), or the US dollars per million tokens to count it with.
         quiet: Silence CrewAI's own console output during hardened runs, and the progress of a
             batch.
     """
@@ -35,4 +40,6 @@ class Settings(BaseSettings):
     log: str | None = None
     log_content: bool = False
     lease_seconds: float = Field(default=LEASE_SECONDS, gt=0)
+    prices: dict[str, dict[str, Decimal] | Decimal] | None = None
+    on_unpriced: str | Decimal | None = None
     quiet: bool = False

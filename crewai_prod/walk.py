@@ -21,7 +21,8 @@ class Ticket:
     """A step between its beginning and its end.
 
     `recorded` is the answer of an earlier session; if it is set there is nothing to do. `before` is
-    an earlier try that this one replaces, and `record` what the journal held of the step.
+    an earlier try that this one replaces, and `record` what the journal held of the step. `model`
+    is who is asked, where that is another model than `name`; `provider` is that one's.
     """
 
     scope: Scope
@@ -38,6 +39,7 @@ class Ticket:
     request: Request | None = None
     arguments: str | None = None
     effect: str | None = None
+    model: str | None = None
     provider: str | None = None
     started_at: float = field(default_factory=time.time)
     clock: float = field(default_factory=time.perf_counter)
@@ -87,6 +89,9 @@ def attempt_of(record: StepRecord) -> AttemptRecord:
         status=record.status,
         error=record.error,
         usage=record.usage,
+        cost=record.cost,
+        model=record.model or record.name if record.kind is StepKind.MODEL else None,
+        provider=record.provider,
         started_at=record.started_at,
         duration_ms=record.duration_ms,
         epoch=record.epoch,

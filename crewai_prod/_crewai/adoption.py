@@ -35,9 +35,9 @@ from crewai.utilities.planning_handler import CrewPlanner
 from crewai_prod import codec
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew_run import nested_scope
-from crewai_prod._crewai.metering import read_metrics
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.takeover import original_of, put, put_private, seam_of
+from crewai_prod._crewai.usage import read_metrics
 from crewai_prod.kickoff import place_around
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope, digest, lies_in

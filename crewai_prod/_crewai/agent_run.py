@@ -17,11 +17,11 @@ from crewai_prod._crewai.agents import in_kickoff
 from crewai_prod._crewai.asked import Asked
 from crewai_prod._crewai.build import Workshop, give_back_agent
 from crewai_prod._crewai.definition import define_agent
-from crewai_prod._crewai.metering import read_metrics
 from crewai_prod._crewai.outputs import dump_model
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, seam_of, take_over
+from crewai_prod._crewai.usage import read_metrics
 from crewai_prod.errors import ToolFailed
 from crewai_prod.kickoff import Kickoff, place_around, whatever_happens, with_cause
 from crewai_prod.options import Options

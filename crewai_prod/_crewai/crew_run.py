@@ -13,10 +13,10 @@ from crewai_prod import codec
 from crewai_prod._crewai.agents import in_kickoff
 from crewai_prod._crewai.build import Workshop, give_back_crew, show_manager
 from crewai_prod._crewai.definition import define
-from crewai_prod._crewai.metering import read_metrics
 from crewai_prod._crewai.outputs import decode_kickoff, decode_output, encode_kickoff
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, original_of, put, put_private, seam_of
+from crewai_prod._crewai.usage import read_metrics
 from crewai_prod.kickoff import Kickoff, whatever_happens, with_cause
 from crewai_prod.records import Opened, Usage
 from crewai_prod.run import Run, recorded_usage

@@ -23,10 +23,10 @@ from crewai_prod._crewai.flow_steps import (
     kinds_of,
     whole_state,
 )
-from crewai_prod._crewai.metering import read_metrics
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, put_private, seam_of
+from crewai_prod._crewai.usage import read_metrics
 from crewai_prod.errors import RunPaused
 from crewai_prod.kickoff import Kickoff, attach_finished, whatever_happens, with_cause
 from crewai_prod.records import Usage

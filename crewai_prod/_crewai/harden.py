@@ -62,7 +62,12 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             or `process`. `tools`: `{tool name: {"effect": "read" | "write" | "nested",
             "idempotent": bool, "reconcile": function}}`. `on_change`: `stop` (default), `rerun` or
             `keep`. `unknown`: `pause` (default), `rerun`, `fail` or an `Outcome`. `log`: a path,
-            `stderr`, a logger or None; default a file beside the journal. `settings`: a `Settings`.
+            `stderr`, a logger or None; default a file beside the journal. `prices`: `{model:
+            {"input": 0.15, "output": 0.60}}` in US dollars per million tokens, or a function
+            `(provider, model, usage, at) -> Decimal | None`; asked before the public lists.
+            `on_unpriced`: `warn` (default), `fail` or a price, for models in neither.
+            `on_alert`: called with an `Alert` when a run has ended in which a task took much more
+            than it used to. `settings`: a `Settings`.
 
     Returns:
         What it was given, hardened: still a `Crew`, `Flow`, `Agent` or model, a function that

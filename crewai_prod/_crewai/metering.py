@@ -9,10 +9,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from crewai.types.usage_metrics import UsageMetrics
-
 from crewai_prod._crewai.sdks import one_try, tried_once
 from crewai_prod._crewai.takeover import Seamed
+from crewai_prod._crewai.usage import Reported, read_usage
 from crewai_prod.records import Usage
 
 
@@ -74,34 +73,6 @@ def current_meter() -> Meter | None:
     return _meter.get()
 
 
-def read_usage(report: Mapping[str, Any]) -> Usage:
-    """A provider's usage report in the journal's terms."""
-    metrics = UsageMetrics.from_provider_dict(dict(report))
-    if metrics is None:
-        return Usage()
-    return Usage(
-        input_tokens=metrics.prompt_tokens,
-        output_tokens=metrics.completion_tokens,
-        cache_read_tokens=metrics.cached_prompt_tokens,
-        cache_write_tokens=metrics.cache_creation_tokens,
-        reasoning_tokens=metrics.reasoning_tokens,
-        calls=metrics.successful_requests,
-    )
-
-
-def read_metrics(usage: Usage) -> UsageMetrics:
-    """The journal's usage in CrewAI's terms."""
-    return UsageMetrics(
-        total_tokens=usage.total_tokens,
-        prompt_tokens=usage.input_tokens,
-        completion_tokens=usage.output_tokens,
-        cached_prompt_tokens=usage.cache_read_tokens,
-        cache_creation_tokens=usage.cache_write_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        successful_requests=usage.calls,
-    )
-
-
 class MeteredLLM(Seamed):
     """Reports what a provider's code counts to the call that is under way.
 
@@ -126,6 +97,9 @@ class MeteredLLM(Seamed):
         if meter is not None and usage_data:
             self._report(meter, usage_data)
         super()._track_token_usage_internal(usage_data)  # type: ignore[misc]
+
+    def _extract_openai_token_usage(self, response: Any) -> dict[str, Any]:
+        return Reported.of(super()._extract_openai_token_usage(response), response)  # type: ignore[misc]
 
     def _report(self, meter: Meter, usage: Mapping[str, Any]) -> None:
         meter.report(usage)

@@ -14,12 +14,13 @@ from crewai.llms.base_llm import llm_call_context
 from pydantic import ValidationError
 
 from crewai_prod._crewai.answers import chunks_of, decode_answer, encode_answer
-from crewai_prod._crewai.metering import Meter, calling, model_failures, read_usage
+from crewai_prod._crewai.metering import Meter, calling, model_failures
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import seam_of
 from crewai_prod._crewai.telling import told
 from crewai_prod._crewai.tries import Tries
+from crewai_prod._crewai.usage import read_usage
 from crewai_prod.deadlines import acall_within, call_within
 from crewai_prod.errors import CrewProdError
 from crewai_prod.failures import billed_usage, describe, revive

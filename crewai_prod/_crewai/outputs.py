@@ -12,7 +12,7 @@ from crewai.tasks.task_output import TaskOutput
 from pydantic import BaseModel
 
 from crewai_prod import codec
-from crewai_prod._crewai.metering import read_metrics
+from crewai_prod._crewai.usage import read_metrics
 from crewai_prod.records import Usage
 
 _PLAIN = ("name", "description", "expected_output", "summary", "raw", "agent")

@@ -30,8 +30,9 @@ from crewai.events.types.llm_events import (
 )
 
 from crewai_prod import codec
-from crewai_prod._crewai.metering import current_meter, read_usage
+from crewai_prod._crewai.metering import current_meter
 from crewai_prod._crewai.takeover import seam_of
+from crewai_prod._crewai.usage import read_usage
 from crewai_prod.errors import CrewProdError
 from crewai_prod.kickoff import place_around
 from crewai_prod.redact import redact_text

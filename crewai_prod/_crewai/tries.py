@@ -125,6 +125,11 @@ class Tries:
                 self._run.try_again(self._ticket)
         self._made += 1
         self._tried = True
+        self._ticket.model = self._name()
+        self._ticket.provider = getattr(self.model, "provider", None)
+        refusal = None if self.model is self._call.llm else self._run.bill.refusal(self._ticket)
+        if refusal is not None:
+            raise StopRun(self._run.stop(refusal))
 
     def answered(self, answer: Any, meter: Meter) -> Any:
         """Commit an answer.

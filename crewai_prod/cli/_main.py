@@ -14,6 +14,7 @@ _COMMANDS = {
     "runs": "runs",
     "show": "show",
     "logs": "logs",
+    "usage": "usage",
     "doctor": "doctor",
 }
 """Commands and the modules of this folder they are in, in the order of the help."""

@@ -7,9 +7,12 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, TextIO
 
 import click
+
+from crewai_prod.records import Spending
 
 # Control characters, lone surrogates, and what changes the direction of text or breaks lines.
 _UNSAFE = re.compile(
@@ -126,6 +129,13 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def money(usd: float | None) -> str:
-    """An amount; nothing where calls are not priced."""
-    return "" if usd is None else f"${usd:,.4f}"
+def money(spent: Spending) -> str:
+    """An amount, as far as it is known, and how many calls are not in it."""
+    known = "" if spent.known_usd is None else f"${spent.known_usd:,.4f}"
+    missing = f"{spent.unpriced:,} unpriced" if spent.unpriced else ""
+    return " + ".join(part for part in (known, missing) if part)
+
+
+def dollars(usd: Decimal | None) -> float | None:
+    """An amount for `--json`: the one place where money becomes a float."""
+    return None if usd is None else float(usd)

@@ -12,12 +12,13 @@ from typing import Any
 import orjson
 
 from crewai_prod import codec
-from crewai_prod.cli._output import iso
+from crewai_prod.cli._output import dollars, iso
 from crewai_prod.journal import Journal
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
     RunRecord,
+    Spending,
     StepKind,
     StepRecord,
     StepStatus,
@@ -37,7 +38,9 @@ class Report:
     attempts: tuple[AttemptRecord, ...]
     questions: tuple[ApprovalRecord, ...]
     spent: dict[str, Usage] = field(default_factory=dict)
-    """Per step id: what its outcome and its failed tries cost together."""
+    """Per step id: the tokens of its outcome and its failed tries together."""
+    money: dict[str, Spending] = field(default_factory=dict)
+    """The same in money."""
 
     @classmethod
     def read(cls, journal: Journal, run_id: str) -> Report:
@@ -52,10 +55,13 @@ class Report:
         # A question that `--unknown` settled stays open in the table; its step does not.
         open_ = {step.step_id for step in steps if step.status is StepStatus.STARTED}
         spent: dict[str, Usage] = {}
+        money: dict[str, Spending] = {}
         records: tuple[StepRecord | AttemptRecord, ...] = (*steps, *attempts)
         for record in records:
             if record.usage is not None:
                 spent[record.step_id] = spent.get(record.step_id, Usage()) + record.usage
+            if record.cost is not None:
+                money[record.step_id] = money.get(record.step_id, Spending()) + record.cost
         return cls(
             run=run,
             tasks=tuple(journal.tasks(run_id)),
@@ -65,6 +71,7 @@ class Report:
                 q for q in journal.approvals(run_id, status="open") if q.step_id in open_
             ),
             spent=spent,
+            money=money,
         )
 
     def replayed(self, step: StepRecord) -> bool:
@@ -87,10 +94,19 @@ class Report:
             "input_tokens": total.input_tokens,
             "output_tokens": total.output_tokens,
             "total_tokens": total.total_tokens,
-            "cost_usd": None,  # no call is priced yet
+            "cost_usd": dollars(self.total_spent().usd),
             "replayed_llm_calls": sum(map(self.replayed, models)),
             "replayed_tool_calls": sum(map(self.replayed, tools)),
         }
+
+    def total_spent(self) -> Spending:
+        """What the run cost."""
+        return sum(self.money.values(), Spending())
+
+    def task_spent(self, task: TaskRecord) -> Spending:
+        """What one execution of a task cost."""
+        found = (self.money.get(step.step_id) for step in self.steps_of(task))
+        return sum((spent for spent in found if spent is not None), Spending())
 
     def task_usage(self, task: TaskRecord) -> Usage:
         """What the steps of one execution of a task cost."""
@@ -136,7 +152,7 @@ class Report:
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
             "total_tokens": usage.total_tokens,
-            "cost_usd": None,
+            "cost_usd": dollars(self.task_spent(task).usd),
             "error": shown(task.error),
         }
 
@@ -156,7 +172,7 @@ class Report:
             "duration_ms": step.duration_ms,
             "input_tokens": usage.input_tokens if usage else None,
             "output_tokens": usage.output_tokens if usage else None,
-            "cost_usd": None,
+            "cost_usd": dollars(self.money.get(step.step_id, Spending()).usd),
         }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from crewai_prod.cli._options import journal_command, read_journal
-from crewai_prod.cli._output import clock, iso, money, print_json, print_table, short
+from crewai_prod.cli._output import clock, dollars, iso, money, print_json, print_table, short
 from crewai_prod.cli._report import error_line, shown
 from crewai_prod.records import RunStatus, RunSummary
 
@@ -43,7 +43,7 @@ def _as_json(run: RunSummary) -> dict[str, Any]:
         "llm_calls": run.llm_calls,
         "tool_calls": run.tool_calls,
         "total_tokens": run.total_tokens,
-        "cost_usd": run.cost_usd,
+        "cost_usd": dollars(run.cost_usd),
         "error": shown(run.error),
     }
 
@@ -57,6 +57,6 @@ def _row(run: RunSummary) -> tuple[str, ...]:
         f"{run.llm_calls:,}",
         f"{run.tool_calls:,}",
         f"{run.total_tokens:,}",
-        money(run.cost_usd),
+        money(run.spent),
         short(error_line(run.error) or run.reason or "", 60),
     )

@@ -13,6 +13,7 @@ from crewai_prod.cli._output import (
     clock,
     count,
     duration,
+    money,
     print_json,
     print_table,
     safe,
@@ -20,9 +21,9 @@ from crewai_prod.cli._output import (
     styled,
 )
 from crewai_prod.cli._report import Report, error_line, shown
-from crewai_prod.records import ApprovalRecord, RunStatus, StepRecord, TaskRecord
+from crewai_prod.records import ApprovalRecord, RunStatus, Spending, StepRecord, TaskRecord
 
-_HEAD = ("TASK / STEP", "AGENT", "STATUS", "IN", "OUT", "TIME", "NOTES")
+_HEAD = ("TASK / STEP", "AGENT", "STATUS", "IN", "OUT", "COST", "TIME", "NOTES")
 
 
 @click.command(short_help="Show one run, its steps and its bill.")
@@ -69,6 +70,8 @@ def usage_line(report: Report) -> str:
     spent = f"{count(usage['total_tokens'], 'token')} " + (
         f"({usage['input_tokens']:,} in, {usage['output_tokens']:,} out)"
     )
+    cost = money(report.total_spent())
+    spent += f", {cost}" if cost else ""
     if not any(replayed):
         return f"{calls}, {tools}, {spent}"
     return f"{calls} ({replayed[0]:,} replayed), {tools} ({replayed[1]:,} replayed), {spent}"
@@ -81,7 +84,7 @@ def _rows(report: Report) -> Iterator[tuple[str, ...]]:
             yield _step_row(report, step)
     outside = report.outside_tasks()
     if outside:
-        yield ("outside tasks", *[""] * 6)
+        yield ("outside tasks", *[""] * 7)
         for step in outside:
             yield _step_row(report, step)
 
@@ -95,6 +98,7 @@ def _task_row(report: Report, task: TaskRecord) -> tuple[str, ...]:
         task.status.value,
         f"{usage.input_tokens:,}",
         f"{usage.output_tokens:,}",
+        money(report.task_spent(task)),
         duration(took),
         short(error_line(task.error), 60),
     )
@@ -114,6 +118,7 @@ def _step_row(report: Report, step: StepRecord) -> tuple[str, ...]:
         step.status.value,
         f"{usage.input_tokens:,}" if usage else "",
         f"{usage.output_tokens:,}" if usage else "",
+        money(report.money.get(step.step_id, Spending())),
         duration(step.duration_ms / 1000 if step.duration_ms is not None else None),
         ", ".join(note for note in notes if note),
     )

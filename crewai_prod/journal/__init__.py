@@ -15,10 +15,12 @@ from crewai_prod.journal._crypto import VARIABLE as KEY_VARIABLE
 from crewai_prod.journal._crypto import Cipher, Plain
 from crewai_prod.journal._files import SYNCHRONOUS, Durability
 from crewai_prod.journal._lease import forget_owner, new_owner
+from crewai_prod.journal._sql import GROUPS
 from crewai_prod.journal._sqlite import SqliteJournal
 from crewai_prod.journal._states import check_transition
 
 __all__ = [
+    "GROUPS",
     "Durability",
     "Journal",
     "SqliteJournal",

@@ -27,7 +27,9 @@ from crewai_prod.records import (
     RunSummary,
     StepRecord,
     TaskRecord,
+    TaskSpending,
     TransitionRecord,
+    UsageRow,
 )
 
 
@@ -123,6 +125,39 @@ class JournalReader(Protocol):
     def approvals(
         self, run_id: str | None = None, *, status: str | None = None
     ) -> list[ApprovalRecord]: ...
+
+    def usage(
+        self,
+        by: Sequence[str] = (),
+        *,
+        run_id: str | None = None,
+        crew: str | None = None,
+        since: float | None = None,
+        limit: int | None = None,
+    ) -> list[UsageRow]:
+        """What calls took, summed up by `run`, `crew`, `task`, `agent`, `model` or `day` (UTC).
+
+        Args:
+            by: One or more of these; none: one row for all.
+            run_id: Only this run.
+            crew: Only this crew.
+            since: Only calls made on the day of this time (UTC) or later.
+            limit: At most so many rows. Newest first by day or run, otherwise dearest first.
+        """
+        ...
+
+    def task_spending(self, run_id: str, *, earlier: int) -> list[list[TaskSpending]]:
+        """What each task of a run that has ended took, and what it took in earlier runs.
+
+        Returns:
+            For each task a list that begins with this run; then come those of the `earlier`
+            completed runs of the same crew before it that had the task, the newest first.
+        """
+        ...
+
+    def latest_runs(self, *, crew: str | None = None, since: float | None = None) -> list[str]:
+        """The newest run of each crew that is not at work, or all that began `since`."""
+        ...
 
 
 class Journal(JournalWriter, JournalReader, Protocol):

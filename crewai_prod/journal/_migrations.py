@@ -6,13 +6,15 @@ file of a newer version, or of another application, is refused before anything i
 
 To change the schema: edit `schema.sql`, add a migration, raise nothing by hand (the version is the
 number of the last migration). Migrations get a `sqlite_utils.Database`, whose `transform` does what
-SQLite's ALTER TABLE cannot; it is imported only then, because importing it takes 0.3 s.
+SQLite's ALTER TABLE cannot; it is imported only then, because importing it takes 0.3 s. Where
+columns in the middle of a table change, `rebuild` keeps its constraints.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -35,8 +37,107 @@ class Migration:
     apply: Callable[[Database], None]
 
 
-MIGRATIONS: tuple[Migration, ...] = ()
 FIRST_VERSION = 1
+
+
+def _money(database: Database) -> None:
+    """Version 2: money in exact integers, and sums of what finished runs took."""
+    connection = database.conn
+    assert connection is not None
+    rebuild(connection, "steps", _MONEY)
+    rebuild(connection, "attempts", (*_MONEY, _ASKED))
+    for statement in statements(_RUN_USAGE):
+        connection.execute(statement)
+
+
+_MONEY = (
+    (
+        r"cost_usd TEXT,.*\n",
+        "cost_picousd INTEGER, -- trillionths of a US dollar; NULL: unpriced, or no cost\n",
+    ),
+    (
+        r"cost_status TEXT,.*\n",
+        "cost_status TEXT, -- reported (by the provider), priced, estimated or unpriced\n"
+        "  cost_source TEXT, -- provider, prices (the user's), genai-prices or on_unpriced\n",
+    ),
+)
+_ASKED = (
+    r"  error TEXT -- JSON\n",
+    "  model TEXT, -- who was asked: another model may have stood in; NULL: as in steps\n"
+    "  provider TEXT,\n  error TEXT -- JSON\n",
+)
+_RUN_USAGE = """
+UPDATE steps SET cost_status = 'unpriced'
+WHERE kind = 'model' AND (calls IS NOT NULL OR status = 'done');
+UPDATE attempts SET cost_status = 'unpriced' WHERE calls IS NOT NULL;
+CREATE INDEX runs_by_crew ON runs (crew, kind, run);
+CREATE TABLE run_usage (
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  crew TEXT,
+  kind TEXT NOT NULL,
+  hour INTEGER NOT NULL,
+  task INTEGER,
+  agent TEXT,
+  provider TEXT,
+  model TEXT,
+  steps INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL,
+  tool_calls INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  cache_read_tokens INTEGER NOT NULL,
+  cache_write_tokens INTEGER NOT NULL,
+  reasoning_tokens INTEGER NOT NULL,
+  cost_picousd INTEGER NOT NULL,
+  priced INTEGER NOT NULL,
+  unpriced INTEGER NOT NULL
+);
+INSERT INTO run_usage
+SELECT t.run, r.crew, r.kind, CAST(t.started_at / 3600 AS INTEGER), s.task, s.agent, s.provider,
+  CASE s.kind WHEN 'model' THEN coalesce(s.model, s.name) END,
+  sum(t.outcome), sum(s.kind = 'model'), sum(s.kind = 'tool' AND t.outcome),
+  coalesce(sum(t.input_tokens), 0), coalesce(sum(t.output_tokens), 0),
+  coalesce(sum(t.cache_read_tokens), 0), coalesce(sum(t.cache_write_tokens), 0),
+  coalesce(sum(t.reasoning_tokens), 0), 0, 0, coalesce(sum(t.cost_status = 'unpriced'), 0)
+FROM (
+  SELECT run, step_id, 1 AS outcome, started_at, input_tokens, output_tokens, cache_read_tokens,
+    cache_write_tokens, reasoning_tokens, cost_status FROM steps
+  UNION ALL
+  SELECT run, step_id, 0, started_at, input_tokens, output_tokens, cache_read_tokens,
+    cache_write_tokens, reasoning_tokens, cost_status FROM attempts
+) t JOIN steps s ON s.run = t.run AND s.step_id = t.step_id JOIN runs r ON r.run = t.run
+WHERE r.status <> 'running' GROUP BY 1, 4, 5, 6, 7, 8;
+CREATE INDEX run_usage_by_run ON run_usage (run);
+CREATE TABLE day_usage (
+  day TEXT NOT NULL,
+  crew TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  task INTEGER NOT NULL,
+  agent TEXT NOT NULL,
+  provider TEXT NOT NULL,
+  model TEXT NOT NULL,
+  steps INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL,
+  tool_calls INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  cache_read_tokens INTEGER NOT NULL,
+  cache_write_tokens INTEGER NOT NULL,
+  reasoning_tokens INTEGER NOT NULL,
+  cost_picousd INTEGER NOT NULL,
+  priced INTEGER NOT NULL,
+  unpriced INTEGER NOT NULL,
+  PRIMARY KEY (day, crew, kind, task, agent, provider, model)
+) WITHOUT ROWID;
+INSERT INTO day_usage
+SELECT date(hour * 3600, 'unixepoch'), coalesce(crew, ''), kind, coalesce(task, -1),
+  coalesce(agent, ''), coalesce(provider, ''), coalesce(model, ''), sum(steps), sum(llm_calls),
+  sum(tool_calls), sum(input_tokens), sum(output_tokens), sum(cache_read_tokens),
+  sum(cache_write_tokens), sum(reasoning_tokens), sum(cost_picousd), sum(priced), sum(unpriced)
+FROM run_usage GROUP BY 1, 2, 3, 4, 5, 6, 7;
+"""
+
+MIGRATIONS: tuple[Migration, ...] = (Migration(2, _money),)
 
 
 def current_version() -> int:
@@ -124,6 +225,42 @@ def _apply(connection: sqlite3.Connection, migration: Migration, location: str) 
         inner.execute(f"PRAGMA user_version = {migration.version}")
 
     alone(connection, work)
+
+
+def rebuild(connection: sqlite3.Connection, table: str, changes: Sequence[tuple[str, str]]) -> None:
+    """Make a table anew with some of its columns changed; what it holds in the others is kept.
+
+    SQLite's ALTER TABLE can add a column at the end only, behind payloads that then have to be read
+    to reach it, and `transform` of sqlite-utils loses CHECKs, UNIQUEs and comments. A column whose
+    name stays keeps its values. No foreign key may point at the table.
+
+    Args:
+        connection: In a transaction, views dropped.
+        table: Its name.
+        changes: Patterns in its CREATE TABLE, one match each, and what stands there instead.
+    """
+    named = (table,)
+    ((sql,),) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", named)
+    indexes = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type = 'index' AND sql IS NOT NULL",
+        named,
+    ).fetchall()
+    before = _columns(connection, table)
+    renamed = (rf'CREATE TABLE "?{table}"?', f"CREATE TABLE new_{table}")
+    for pattern, replacement in (renamed, *changes):
+        sql, found = re.subn(pattern, replacement, sql)
+        assert found == 1, (table, pattern, found)
+    connection.execute(sql)
+    kept = ", ".join(name for name in _columns(connection, f"new_{table}") if name in before)
+    connection.execute(f"INSERT INTO new_{table} ({kept}) SELECT {kept} FROM {table} ORDER BY id")
+    connection.execute(f"DROP TABLE {table}")
+    connection.execute(f"ALTER TABLE new_{table} RENAME TO {table}")
+    for (index,) in indexes:
+        connection.execute(index)
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')]
 
 
 def _drop_views(connection: sqlite3.Connection) -> None:

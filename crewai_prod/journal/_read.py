@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +37,13 @@ from crewai_prod.records import (
     RunRecord,
     RunStatus,
     RunSummary,
+    Spending,
     StepRecord,
     TaskRecord,
+    TaskSpending,
     TransitionRecord,
+    Usage,
+    UsageRow,
 )
 
 if TYPE_CHECKING:
@@ -136,7 +141,75 @@ class SqliteReader:
         rows = self._query(_sql.APPROVALS, (number, status))
         return [approval_record(row, self._vault) for row in rows]
 
+    # -- what runs took ---------------------------------------------------------------------------
+
+    def usage(
+        self,
+        by: Sequence[str] = (),
+        *,
+        run_id: str | None = None,
+        crew: str | None = None,
+        since: float | None = None,
+        limit: int | None = None,
+    ) -> list[UsageRow]:
+        """See `JournalReader.usage`."""
+        given = {
+            "run": None if run_id is None else self._number(run_id),
+            "crew": crew,
+            "day": None if since is None else datetime.fromtimestamp(since, UTC).date().isoformat(),
+        }
+        filters = {name: value for name, value in given.items() if value is not None}
+        most = -1 if limit is None else limit
+        rows = self._query(_sql.usage_page(by, tuple(filters)), (most, *filters.values()))
+        return [self._usage_row(_sql.keys_of(by), row) for row in rows]
+
+    def task_spending(self, run_id: str, *, earlier: int) -> list[list[TaskSpending]]:
+        """See `JournalReader.task_spending`."""
+        rows = self._query(_sql.RUN_BY_ID, (run_id,))
+        if not rows:
+            raise RunNotFound(run_id=run_id)
+        run = run_record(rows[0], self._vault)
+        found = self._spendings(run.crew, run.kind, run.run, earlier)
+        own = [one for one in found if one.run == run.run]
+        return [[one for one in found if _same_task(one, task)] for task in own]
+
+    def latest_runs(self, *, crew: str | None = None, since: float | None = None) -> list[str]:
+        """See `JournalReader.latest_runs`."""
+        if since is None:
+            rows = self._query(_sql.NEWEST_RUNS, (crew,))
+        else:
+            rows = self._query(_sql.RUNS_SINCE, (since, crew))
+        return [run_id for (run_id,) in rows]
+
     # -- inner ------------------------------------------------------------------------------------
+
+    def _usage_row(self, keys: tuple[str, ...], row: Row) -> UsageRow:
+        key = dict(zip(keys, row, strict=False))
+        llm_calls, tool_calls, *tokens, cost, priced, unpriced = row[len(keys) :]
+        if "run" in key:
+            key = {"run_id": self._query(_sql.RUN_NAME, (key.pop("run"),))[0][0], **key}
+        if "task" in key:
+            which = (key["crew"], key["kind"], key["task"])
+            names = [] if key["task"] is None else self._query(_sql.TASK_NAME, which)
+            key["name"] = names[0][0] if names else None
+        counts: dict[str, Any] = dict(zip(_sql.USAGE, map(_number_of, tokens), strict=False))
+        return UsageRow(
+            key=key,
+            llm_calls=_number_of(llm_calls),
+            tool_calls=_number_of(tool_calls),
+            usage=Usage(**counts),
+            spent=Spending(picousd=cost if priced else None, unpriced=_number_of(unpriced)),
+        )
+
+    def _spendings(self, *which: Any) -> list[TaskSpending]:
+        names = ("run", "run_id", "crew", "kind", "task", "name", "at", "steps", "tokens")
+        return [
+            TaskSpending(
+                **dict(zip(names, row, strict=False)),
+                spent=Spending(picousd=row[-2], unpriced=row[-1]),
+            )
+            for row in self._query(_sql.TASK_SPENDING, which)
+        ]
 
     def _connect_reader(self) -> sqlite3.Connection:
         if self._closed:
@@ -182,7 +255,7 @@ class SqliteReader:
     def _summary(self, row: Row) -> RunSummary:
         columns = (*_sql.RUN_PLAIN, *_sql.OWNER)
         values = dict(zip(columns, row, strict=False))
-        error, llm_calls, tool_calls, tokens, last_at, cost = row[len(columns) :]
+        error, llm_calls, tool_calls, tokens, last_at, cost, unpriced = row[len(columns) :]
         owner = owner_of([values[column] for column in _sql.OWNER])
         owned = owner is not None and is_alive(owner, values["lease_expires_at"])
         return RunSummary(
@@ -195,9 +268,18 @@ class SqliteReader:
             llm_calls=llm_calls,
             tool_calls=tool_calls,
             total_tokens=tokens,
-            cost_usd=cost,
+            spent=Spending(picousd=cost, unpriced=unpriced),
             error=self._vault.open(error, values["run_id"], "runs.error"),
         )
+
+
+def _number_of(total: int | None) -> int:
+    """A sum over no rows is NULL."""
+    return total or 0
+
+
+def _same_task(one: TaskSpending, other: TaskSpending) -> bool:
+    return (one.task, one.name) == (other.task, other.name)
 
 
 def _is_owned(run: RunRecord) -> bool:

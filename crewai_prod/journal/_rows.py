@@ -11,6 +11,8 @@ from crewai_prod.journal._crypto import Plain
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
+    Cost,
+    CostStatus,
     Lease,
     MessageRecord,
     Owner,
@@ -30,6 +32,7 @@ Row = Sequence[Any]
 _ENUMS = {"kind", "status"}  # sqlite3 looks for an adapter for each value that is not a plain str
 _NO_MODEL = (None,) * len(_sql.STEP_MODEL)
 _NO_USAGE = (None,) * len(_sql.USAGE)
+_NO_COST = (None,) * len(_sql.COST)
 
 
 def _getter(columns: Sequence[str]) -> attrgetter[tuple[Any, ...]]:
@@ -55,7 +58,11 @@ def put_step(lease: Lease, step: StepRecord, vault: Plain) -> tuple[str, tuple[A
     if usage is None and model == _NO_MODEL:
         return _sql.PUT_BRIEF_STEP, (*brief, lease.run, lease.epoch)
     counts = _NO_USAGE if usage is None else _usage(usage)
-    return _sql.PUT_STEP, (*brief, *model, *counts, lease.run, lease.epoch)
+    return _sql.PUT_STEP, (*brief, *model, *counts, *_cost(step.cost), lease.run, lease.epoch)
+
+
+def _cost(cost: Cost | None) -> tuple[Any, ...]:
+    return _NO_COST if cost is None else (cost.picousd, cost.status._value_, cost.source)
 
 
 def attempt_values(lease: Lease, attempt: AttemptRecord, vault: Plain) -> tuple[Any, ...]:
@@ -64,6 +71,7 @@ def attempt_values(lease: Lease, attempt: AttemptRecord, vault: Plain) -> tuple[
         lease.run,
         *_attempt(attempt),
         *(_NO_USAGE if attempt.usage is None else _usage(attempt.usage)),
+        *_cost(attempt.cost),
         vault.seal(attempt.error, lease.run_id, "attempts.error"),
     )
 
@@ -134,7 +142,7 @@ def step_record(row: Row, run_id: str, vault: Plain) -> StepRecord:
     values = dict(zip((*_sql.STEP, "epoch"), row, strict=True))
     values["kind"] = StepKind(values["kind"])
     values["status"] = StepStatus(values["status"])
-    values["usage"] = _usage_of(values)
+    values["usage"], values["cost"] = _usage_of(values), _cost_of(values)
     _open(values, _sql.STEP_SEALED, vault, run_id, "steps")
     return StepRecord(**values)
 
@@ -143,7 +151,7 @@ def attempt_record(row: Row, run_id: str, vault: Plain) -> AttemptRecord:
     """A row of columns `ATTEMPT`."""
     values = dict(zip(_sql.ATTEMPT, row, strict=True))
     values["status"] = StepStatus(values["status"])
-    values["usage"] = _usage_of(values)
+    values["usage"], values["cost"] = _usage_of(values), _cost_of(values)
     _open(values, _sql.ATTEMPT_SEALED, vault, run_id, "attempts")
     return AttemptRecord(**values)
 
@@ -158,6 +166,13 @@ def approval_record(row: Row, vault: Plain) -> ApprovalRecord:
 def _usage_of(values: dict[str, Any]) -> Usage | None:
     counts = {column: values.pop(column) for column in _sql.USAGE}
     return None if counts["calls"] is None else Usage(**counts)
+
+
+def _cost_of(values: dict[str, Any]) -> Cost | None:
+    picousd, status, source = (values.pop(column) for column in _sql.COST)
+    if status is None:
+        return None
+    return Cost(status=CostStatus(status), picousd=picousd, source=source)
 
 
 def _open(

@@ -6,6 +6,8 @@ a stale owner's write changes no row, in one statement and without a round trip.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 USAGE = (
     "input_tokens",
     "output_tokens",
@@ -14,6 +16,7 @@ USAGE = (
     "reasoning_tokens",
     "calls",
 )
+COST = ("cost_picousd", "cost_status", "cost_source")
 OWNER = ("owner_id", "owner_host", "owner_pid", "owner_started")
 RUN_PLAIN = (
     "run",
@@ -47,7 +50,16 @@ STEP_IDENTITY = ("seq", "step_id", "scope", "kind", "name", "digest", "occurrenc
 STEP_OUTCOME = ("agent", "task", "status", "effect", "attempts", "started_at", "duration_ms")
 STEP_MODEL = ("request", "params", "model", "provider", "response_id", "finish_reason")
 STEP_SEALED = ("error", "arguments", "result")
-ATTEMPT_PLAIN = ("epoch", "step_id", "attempt", "status", "started_at", "duration_ms")
+ATTEMPT_PLAIN = (
+    "epoch",
+    "step_id",
+    "attempt",
+    "status",
+    "started_at",
+    "duration_ms",
+    "model",
+    "provider",
+)
 ATTEMPT_SEALED = ("error",)
 APPROVAL_PLAIN = (
     "id",
@@ -64,8 +76,8 @@ APPROVAL_SEALED = ("arguments", "answer")
 RUN = (*RUN_PLAIN, *OWNER, *RUN_SEALED)
 TASK = (*TASK_PLAIN, *TASK_SEALED)
 STEP_BRIEF = (*STEP_IDENTITY, *STEP_OUTCOME, *STEP_SEALED)
-STEP = (*STEP_BRIEF, *STEP_MODEL, *USAGE)
-ATTEMPT = (*ATTEMPT_PLAIN, *USAGE, *ATTEMPT_SEALED)
+STEP = (*STEP_BRIEF, *STEP_MODEL, *USAGE, *COST)
+ATTEMPT = (*ATTEMPT_PLAIN, *USAGE, *COST, *ATTEMPT_SEALED)
 APPROVAL = (*APPROVAL_PLAIN, *APPROVAL_SEALED)
 
 
@@ -100,7 +112,7 @@ def _put_step(columns: tuple[str, ...]) -> str:
 
 PUT_STEP = _put_step(STEP)
 PUT_BRIEF_STEP = _put_step(STEP_BRIEF)
-"""For a step that no model answered: a third of the time of `PUT_STEP` is its 12 more columns."""
+"""For a step that no model answered: a third of the time of `PUT_STEP` is its 15 more columns."""
 ADD_ATTEMPT = f"""
 INSERT INTO attempts (run, {_list(ATTEMPT)}) VALUES (?, {", ".join("?" * len(ATTEMPT))})"""
 ADD_MESSAGE = """
@@ -124,6 +136,44 @@ UPDATE runs SET status = ?, reason = ?, result = ?, error = ?, updated_at = ?, f
   owner_id = NULL, owner_host = NULL, owner_pid = NULL, owner_started = NULL,
   lease_expires_at = NULL
 WHERE run = ?"""
+SPENT_ON = ("crew", "kind", "hour", "task", "agent", "provider", "model")
+SPENT = (
+    "steps",
+    "llm_calls",
+    "tool_calls",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "cost_picousd",
+    "priced",
+    "unpriced",
+)
+
+
+def _enter_usage(sign: str) -> str:
+    """Add what a run took to the days it was at work, or take it away again."""
+    sums = ", ".join(f"{sign}sum({one})" for one in SPENT)
+    return f"""
+INSERT INTO day_usage (day, {_list(SPENT_ON[:2])}, {_list(SPENT_ON[3:])}, {_list(SPENT)})
+SELECT date(hour * 3600, 'unixepoch'), coalesce(crew, ''), kind, coalesce(task, -1),
+  coalesce(agent, ''), coalesce(provider, ''), coalesce(model, ''), {sums}
+FROM run_usage WHERE run = ? GROUP BY 1, 2, 3, 4, 5, 6, 7
+ON CONFLICT (day, crew, kind, task, agent, provider, model) DO UPDATE SET
+  {", ".join(f"{one} = {one} + excluded.{one}" for one in SPENT)}"""
+
+
+SUM_UP_USAGE = (
+    _enter_usage("-"),
+    "DELETE FROM run_usage WHERE run = ?",
+    f"""
+INSERT INTO run_usage (run, {_list(SPENT_ON)}, {_list(SPENT)})
+SELECT run, {_list(SPENT_ON)}, {", ".join(f"sum({one})" for one in SPENT)}
+FROM spending WHERE run = ? GROUP BY run, {_list(SPENT_ON)}""",
+    _enter_usage("+"),
+)
+"""When a session of a run ends: its sums are made anew, and those of its days with them."""
 ADD_TRANSITION = """
 INSERT INTO transitions (run, source, target, reason, epoch, at) VALUES (?, ?, ?, ?, ?, ?)"""
 EXTEND_LEASE = """
@@ -162,7 +212,7 @@ WITH finished (position) AS (
 SELECT {_list((*STEP_IDENTITY, *STEP_OUTCOME))}, error,
   CASE WHEN task IN finished THEN NULL ELSE arguments END,
   CASE WHEN task IN finished THEN NULL ELSE result END,
-  {_list((*STEP_MODEL, *USAGE))}, epoch
+  {_list((*STEP_MODEL, *USAGE, *COST))}, epoch
 FROM steps WHERE run = ?1 ORDER BY seq, id"""
 """What a finished task's steps answered is not asked again; that they were made, and cost, is."""
 MESSAGE_DIGESTS = "SELECT digest FROM messages WHERE run = ?"
@@ -195,7 +245,8 @@ def run_page(statuses: int) -> str:
 WITH page AS (SELECT run FROM runs WHERE run < ? {wanted} ORDER BY run DESC LIMIT ?),
 tries AS (
   SELECT a.run, count(*) FILTER (WHERE s.kind = 'model') AS models,
-    sum(a.input_tokens) + sum(a.output_tokens) AS tokens, sum(a.cost_usd) AS cost
+    sum(a.input_tokens) + sum(a.output_tokens) AS tokens, sum(a.cost_picousd) AS cost,
+    sum(a.cost_status = 'unpriced') AS unpriced
   FROM page CROSS JOIN attempts a ON a.run = page.run
   JOIN steps s ON s.run = a.run AND s.step_id = a.step_id GROUP BY a.run
 )
@@ -204,9 +255,97 @@ SELECT {columns}, r.error,
   count(*) FILTER (WHERE s.kind = 'tool'),
   coalesce(sum(s.input_tokens), 0) + coalesce(sum(s.output_tokens), 0) + coalesce(max(t.tokens), 0),
   max(s.started_at + coalesce(s.duration_ms, 0) / 1000),
-  CASE WHEN coalesce(max(t.cost), sum(s.cost_usd)) IS NOT NULL
-    THEN coalesce(max(t.cost), 0) + coalesce(sum(s.cost_usd), 0) END
+  CASE WHEN coalesce(max(t.cost), sum(s.cost_picousd)) IS NOT NULL
+    THEN coalesce(max(t.cost), 0) + coalesce(sum(s.cost_picousd), 0) END,
+  coalesce(max(t.unpriced), 0) + coalesce(sum(s.cost_status = 'unpriced'), 0)
 FROM page JOIN runs r ON r.run = page.run
 LEFT JOIN steps s ON s.run = page.run
 LEFT JOIN tries t ON t.run = page.run
 GROUP BY page.run ORDER BY page.run DESC"""
+
+
+# -- what runs took ------------------------------------------------------------------------------
+
+_SUMS = SPENT[1:]
+_KEYS = {
+    "run": ("run",),
+    "crew": ("crew", "kind"),
+    "task": ("crew", "kind", "task"),
+    "agent": ("agent",),
+    "model": ("provider", "model"),
+    "day": ("day",),
+}
+GROUPS = tuple(_KEYS)
+"""What `usage` can be asked by."""
+
+
+def keys_of(by: Sequence[str]) -> tuple[str, ...]:
+    """The columns that say which group a row is of."""
+    return tuple(dict.fromkeys(column for one in by for column in _KEYS[one]))
+
+
+def usage_page(by: Sequence[str], filters: Sequence[str]) -> str:
+    """Sums by group, newest first by day or run, else the dearest first.
+
+    Args:
+        by: What to sum up by.
+        filters: Columns whose values are given, after the number of rows to give at most: `run`,
+            `crew`, and `day` for the first day.
+    """
+    keys = keys_of(by)
+    of_runs = "run" in keys or "run" in filters
+    day = "date(hour * 3600, 'unixepoch')" if of_runs else "day"
+    columns = [f"{day} AS day" if key == "day" else key for key in keys]
+    conditions = [
+        f"{day if one == 'day' else one} {'>=' if one == 'day' else '='} ?{number}"
+        for number, one in enumerate(filters, 2)
+    ]
+    if "model" in by:
+        conditions.append("model IS NOT NULL")
+    if "run" in keys and not filters:
+        conditions.append(_NEWEST_WITH_STEPS)
+    where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+    newest = [f"{key} DESC" for key in ("day", "run") if key in keys]
+    order = [*newest, *([] if newest else ["sum(cost_picousd) DESC", "sum(llm_calls) DESC"]), *keys]
+    group = f"GROUP BY {', '.join(keys)} ORDER BY {', '.join(order)} " if keys else ""
+    sums = ", ".join(f"sum({one})" for one in _SUMS)
+    return (
+        f"SELECT {', '.join([*columns, sums])} "
+        f"FROM {'run_spending' if of_runs else 'usage'} {where}{group}LIMIT ?1"
+    )
+
+
+_NEWEST_WITH_STEPS = """run IN (
+  SELECT run FROM runs r WHERE EXISTS (SELECT 1 FROM steps s WHERE s.run = r.run)
+  ORDER BY run DESC LIMIT ?1
+)"""
+"""Where every run has a row, at most so many runs are asked for as there may be rows."""
+
+
+RUN_NAME = "SELECT run_id FROM runs WHERE run = ?"
+TASK_NAME = """
+SELECT t.name FROM runs r CROSS JOIN tasks t ON t.run = r.run AND t.position = ?3
+WHERE r.crew IS ?1 AND r.kind = ?2 ORDER BY r.run DESC, t.generation DESC LIMIT 1"""
+RUNS_SINCE = """
+SELECT run_id FROM runs WHERE created_at >= ?1 AND (?2 IS NULL OR crew = ?2)
+AND status <> 'running' ORDER BY run"""
+NEWEST_RUNS = """
+SELECT run_id FROM runs WHERE run IN (
+  SELECT max(run) FROM runs WHERE (?1 IS NULL OR crew = ?1)
+  AND run NOT IN (SELECT run FROM runs WHERE status = 'running') GROUP BY crew, kind
+) ORDER BY run"""
+TASK_SPENDING = """
+WITH picked (run) AS (
+  SELECT ?3 UNION ALL SELECT run FROM (
+    SELECT run FROM runs WHERE crew IS ?1 AND kind = ?2 AND run < ?3 AND status = 'completed'
+    ORDER BY run DESC LIMIT ?4
+  )
+)
+SELECT u.run, r.run_id, r.crew, r.kind, u.task, (
+    SELECT name FROM tasks t WHERE t.run = u.run AND t.position = u.task
+    ORDER BY t.generation DESC LIMIT 1
+  ), r.created_at, sum(u.steps), sum(u.input_tokens + u.output_tokens),
+  CASE WHEN sum(u.priced) THEN sum(u.cost_picousd) END, sum(u.unpriced)
+FROM picked p CROSS JOIN run_usage u ON u.run = p.run CROSS JOIN runs r ON r.run = u.run
+GROUP BY u.run, u.task ORDER BY u.run DESC, u.task"""
+"""What each task of a run took, and of so many completed runs of the same crew before it."""

@@ -207,6 +207,8 @@ class SqliteJournal(SqliteReader):
                 _sql.ADD_TRANSITION,
                 (lease.run, source.value, status.value, reason, lease.epoch, now),
             )
+            for statement in _sql.SUM_UP_USAGE:
+                connection.execute(statement, (lease.run,))
 
         try:
             self._write(_FINISH_RUN, work)

@@ -35,6 +35,7 @@ CREATE TABLE runs (
   result TEXT -- JSON: what kickoff returned
 );
 CREATE INDEX runs_by_status ON runs (status, run);
+CREATE INDEX runs_by_crew ON runs (crew, kind, run);
 
 CREATE TABLE transitions (
   id INTEGER PRIMARY KEY,
@@ -98,8 +99,9 @@ CREATE TABLE steps (
   cache_write_tokens INTEGER,
   reasoning_tokens INTEGER,
   calls INTEGER, -- requests that returned usage
-  cost_usd TEXT, -- exact decimal; NULL: not priced
-  cost_status TEXT, -- priced, estimated or unpriced
+  cost_picousd INTEGER, -- trillionths of a US dollar; NULL: unpriced, or no cost
+  cost_status TEXT, -- reported (by the provider), priced, estimated or unpriced
+  cost_source TEXT, -- provider, prices (the user's), genai-prices or on_unpriced
   error TEXT, -- JSON
   arguments TEXT, -- JSON: of a tool call
   result TEXT, -- JSON: the recorded answer
@@ -121,11 +123,63 @@ CREATE TABLE attempts (
   cache_write_tokens INTEGER,
   reasoning_tokens INTEGER,
   calls INTEGER,
-  cost_usd TEXT,
+  cost_picousd INTEGER,
   cost_status TEXT,
+  cost_source TEXT,
+  model TEXT, -- who was asked: another model may have stood in; NULL: as in steps
+  provider TEXT,
   error TEXT -- JSON
 );
 CREATE INDEX attempts_by_step ON attempts (run, step_id);
+
+-- What a run's steps took, in few rows: written when a session of the run ends, so that it holds for
+-- every run that is not `running`. Nothing is here that steps and attempts do not say; it is there so
+-- that a bill over many runs need not read them all. View run_spending adds the runs at work.
+CREATE TABLE run_usage (
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  crew TEXT, -- as in runs, and so is kind
+  kind TEXT NOT NULL,
+  hour INTEGER NOT NULL, -- when the calls were made: full hours since 1970 (UTC)
+  task INTEGER, -- position of the task in the crew; NULL outside tasks
+  agent TEXT, -- role
+  provider TEXT,
+  model TEXT, -- NULL for what is no model call
+  steps INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL, -- failed tries that reached a provider included
+  tool_calls INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  cache_read_tokens INTEGER NOT NULL,
+  cache_write_tokens INTEGER NOT NULL,
+  reasoning_tokens INTEGER NOT NULL,
+  cost_picousd INTEGER NOT NULL, -- of the calls whose cost is known
+  priced INTEGER NOT NULL, -- how many these are
+  unpriced INTEGER NOT NULL -- calls besides, whose cost nobody knows
+);
+CREATE INDEX run_usage_by_run ON run_usage (run);
+
+-- The same over all runs. What deleted runs took stays here. View usage adds the runs at work.
+CREATE TABLE day_usage (
+  day TEXT NOT NULL, -- of the calls, in UTC: 2026-11-25
+  crew TEXT NOT NULL, -- here and below '' (and task -1) where run_usage has NULL
+  kind TEXT NOT NULL,
+  task INTEGER NOT NULL,
+  agent TEXT NOT NULL,
+  provider TEXT NOT NULL,
+  model TEXT NOT NULL,
+  steps INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL,
+  tool_calls INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  cache_read_tokens INTEGER NOT NULL,
+  cache_write_tokens INTEGER NOT NULL,
+  reasoning_tokens INTEGER NOT NULL,
+  cost_picousd INTEGER NOT NULL,
+  priced INTEGER NOT NULL,
+  unpriced INTEGER NOT NULL,
+  PRIMARY KEY (day, crew, kind, task, agent, provider, model)
+) WITHOUT ROWID;
 
 CREATE TABLE messages (
   id INTEGER PRIMARY KEY,

@@ -14,11 +14,20 @@ from pathlib import Path
 import pytest
 
 from crewai_prod.journal import open_journal
+from crewai_prod.journal._sql import SUM_UP_USAGE
 from tests.cli.conftest import Book
 from tests.cli.crew_files import write_crew
 
 _ROOT = Path(__file__).parents[2]
-_HEAVY = ("crewai", "pydantic", "pydantic_settings", "structlog", "sqlite_utils", "rich")
+_HEAVY = (
+    "crewai",
+    "genai_prices",
+    "pydantic",
+    "pydantic_settings",
+    "structlog",
+    "sqlite_utils",
+    "rich",
+)
 _SECONDS = 90.0
 
 
@@ -102,7 +111,11 @@ def test_a_signal_before_the_kickoff(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["runs"], ["show", "order-1"], ["logs", "order-1"], ["doctor"]]
+    "arguments",
+    [
+        *(["runs"], ["show", "order-1"], ["logs", "order-1"], ["doctor"]),
+        *(["usage"], ["usage", "--check"]),
+    ],
 )
 def test_reading_commands_are_light(resumed: Book, arguments: list[str]) -> None:
     """Neither crewai nor anything else that takes long to import is loaded."""
@@ -141,13 +154,24 @@ def _fill(path: Path, runs: int) -> None:
             'd' || k.value, 0, 'done', 1, run, 5, 100, 20, 0, 0, 0, 1, hex(zeroblob(100))
             FROM runs, json_each('[1,2,3,4,5,6]') k"""
         )
+        # What ends of runs would have left: one row for each of its two tasks.
+        connection.execute(
+            """INSERT INTO run_usage SELECT run, 'desk', 'crew', 470000 + run / 40, task, 'Clerk',
+            'acme', 'm', 3, 2, 1, 300, 60, 0, 0, 0, run, 3, 0
+            FROM runs, (SELECT 0 AS task UNION SELECT 1)"""
+        )
+        connection.execute(SUM_UP_USAGE[-1].replace("WHERE run = ?", "WHERE true"))
     connection.close()
 
 
 def test_answers_at_once_on_a_journal_of_100000_runs(tmp_path: Path) -> None:
     """The best of five is well under half a second, process start included."""
     _fill(tmp_path / "big.db", 100_000)
-    for arguments in (["runs"], ["show", "run-50000"], ["runs", "--status", "completed", "--json"]):
+    for arguments in (
+        *(["runs"], ["show", "run-50000"], ["runs", "--status", "completed", "--json"]),
+        *(["usage", "--by", by] for by in ("day", "run", "task")),
+        ["usage", "--check"],
+    ):
         command = [sys.executable, "-m", "crewai_prod", *arguments, "--journal", "big.db"]
         took = []
         for _ in range(5):

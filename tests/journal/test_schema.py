@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from crewai_prod.errors import JournalUnavailable
-from crewai_prod.journal import SqliteJournal, _migrations, forget_owner, open_journal
+from crewai_prod.journal import SqliteJournal, _migrations, _sql, forget_owner, open_journal
 from crewai_prod.journal._migrations import (
     APPLICATION_ID,
     FIRST_VERSION,
@@ -18,7 +22,15 @@ from crewai_prod.journal._migrations import (
     current_version,
 )
 from crewai_prod.journal._sql import run_page
-from crewai_prod.records import RunStatus, StepKind, StepStatus, Usage
+from crewai_prod.records import (
+    Cost,
+    CostStatus,
+    RunStatus,
+    Spending,
+    StepKind,
+    StepStatus,
+    Usage,
+)
 from tests.journal.support import (
     attempt,
     child,
@@ -35,8 +47,27 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 RELEASED = Path(__file__).with_name("released")
-TABLES = ["approvals", "attempts", "journal_info", "messages", "runs", "steps", "tasks"]
-VIEWS = ["agent_usage", "daily_cost", "run_summary", "step_usage", "task_usage", "tool_latency"]
+TABLES = [
+    "approvals",
+    "attempts",
+    "journal_info",
+    "messages",
+    "run_usage",
+    "runs",
+    "steps",
+    "tasks",
+]
+VIEWS = [
+    "crew_usage",
+    "model_usage",
+    "usage",
+    "agent_usage",
+    "daily_cost",
+    "run_summary",
+    "step_usage",
+    "task_usage",
+    "tool_latency",
+]
 
 
 def schema_of(path: Path) -> set[tuple[str, str, str]]:
@@ -91,14 +122,16 @@ def test_a_migration_keeps_the_rows_and_is_done_once(
     journal = open_journal(path)
     journal.finish_step(take(journal), model_step(), messages=[message()])
     journal.close()
-    monkeypatch.setattr(_migrations, "MIGRATIONS", (Migration(2, _add_column),))
+    newer = current_version() + 1
+    migrations = (*_migrations.MIGRATIONS, Migration(newer, _add_column))
+    monkeypatch.setattr(_migrations, "MIGRATIONS", migrations)
     with pytest.raises(JournalUnavailable, match="opened for writing once"):
         open_journal(path, create=False)
     for _ in range(2):
         journal = open_journal(path)
         assert len(journal.steps("r")) == 1
         journal.close()
-    assert rows(path, "PRAGMA user_version") == [(2,)]
+    assert rows(path, "PRAGMA user_version") == [(newer,)]
     assert rows(path, "SELECT colour FROM runs") == [(None,)]
     assert rows(path, "SELECT llm_calls FROM run_summary") == [(1,)]
 
@@ -108,10 +141,12 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
 ) -> None:
     """The ones before it stay, the failing one leaves neither a column nor a version."""
     open_journal(path).close()
-    monkeypatch.setattr(_migrations, "MIGRATIONS", (Migration(2, _add_column), Migration(3, _fail)))
+    newer = current_version() + 1
+    added = (Migration(newer, _add_column), Migration(newer + 1, _fail))
+    monkeypatch.setattr(_migrations, "MIGRATIONS", (*_migrations.MIGRATIONS, *added))
     with pytest.raises(RuntimeError, match="half way"):
         open_journal(path)
-    assert rows(path, "PRAGMA user_version") == [(2,)]
+    assert rows(path, "PRAGMA user_version") == [(newer,)]
     names = [row[1] for row in rows(path, "PRAGMA table_info(steps)")]
     assert "colour" not in names
     assert rows(path, "SELECT count(*) FROM run_summary") == [(0,)]
@@ -196,19 +231,164 @@ def test_the_views_answer_in_plain_sql(journal: SqliteJournal, path: Path) -> No
     assert summary.updated_at == journal.run("r").updated_at
 
 
-def test_money_is_added_where_it_is_known(journal: SqliteJournal, path: Path) -> None:
-    """Exact decimals per step, sums in the views, NULL where nothing is priced."""
-    _two_agents(journal)
+def _priced(picousd: int) -> Cost:
+    return Cost(status=CostStatus.PRICED, picousd=picousd, source="prices")
+
+
+_UNPRICED = Cost(status=CostStatus.UNPRICED)
+
+
+def _bills(journal: SqliteJournal) -> None:
+    """A run of two tasks: a priced step with a priced failed try, an unpriced one, and a tool."""
+    lease = take(journal)
+    journal.finish_step(
+        lease,
+        model_step(1, attempts=2, cost=_priced(250_000_000_001)),
+        messages=[message()],
+        attempt=attempt(cost=_priced(500_000_000_002)),
+    )
+    journal.finish_step(lease, model_step(2, agent="Editor", task=1, cost=_UNPRICED))
+    journal.finish_step(lease, step(3))
+    journal.finish_run(lease, RunStatus.FAILED)
+
+
+def test_money_is_added_exactly_where_it_is_known(journal: SqliteJournal, path: Path) -> None:
+    """Integers per try and in sums, NULL where nothing is priced, and what lacks is counted."""
+    _bills(journal)
+    known = 750_000_000_003
+    money = "cost_picousd, unpriced"
+    assert rows(path, f"SELECT {money}, cost_usd FROM run_summary") == [(known, 1, known / 1e12)]
+    for view, where in (("agent_usage", "agent = 'Editor'"), ("task_usage", "task = 1")):
+        assert rows(path, f"SELECT {money} FROM {view} WHERE {where}") == [(None, 1)]
+    assert rows(path, f"SELECT {money} FROM task_usage WHERE task = 0") == [(known, 0)]
+    assert rows(path, f"SELECT seq, {money}, cost_status, cost_source FROM step_usage") == [
+        (1, known, 0, "priced", "prices"),
+        (2, None, 1, "unpriced", None),
+        (3, None, 0, None, None),
+    ]
+    for view in ("daily_cost", "model_usage", "crew_usage"):
+        assert rows(path, f"SELECT sum(cost_picousd), sum(unpriced) FROM {view}") == [(known, 1)]
+    summary = journal.runs()[0]
+    assert (summary.spent, summary.cost_usd) == (Spending(picousd=known, unpriced=1), None)
+    assert journal.steps("r")[0].cost == _priced(250_000_000_001)
+    assert journal.attempts("r")[0].cost == _priced(500_000_000_002)
+
+
+@given(st.lists(st.integers(0, 10**15), min_size=1, max_size=30))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_sums_are_those_of_integers(tmp_path: Path, amounts: list[int]) -> None:
+    """No sum in SQL is a float: the last trillionth of a dollar is there, whatever is added."""
+    path = tmp_path / f"{uuid4().hex}.db"
+    journal = open_journal(path, durability="process")
+    lease = take(journal)
+    for number, amount in enumerate(amounts, 1):
+        journal.finish_step(lease, model_step(number, cost=_priced(amount)))
+    for view in ("run_summary", "agent_usage", "task_usage", "daily_cost", "usage"):
+        assert rows(path, f"SELECT sum(cost_picousd) FROM {view}") == [(sum(amounts),)]
+    (total,) = journal.usage()
+    assert total.spent.usd == Decimal(sum(amounts)) / 10**12
+    journal.close()
+
+
+def test_what_finished_runs_took_is_what_their_steps_say(
+    journal: SqliteJournal, path: Path
+) -> None:
+    """The sums that a session's end writes equal those over steps, after a resume too."""
+    _bills(journal)
+    sums = ", ".join(f"sum({one})" for one in _sql.SPENT)
+
+    def same() -> bool:
+        """Whether run_usage and day_usage say what steps and attempts say."""
+        keys = ", ".join(_sql.SPENT_ON)
+        live = rows(path, f"SELECT {keys}, {sums} FROM spending GROUP BY run, {keys}")
+        stored = rows(path, f"SELECT {keys}, {', '.join(_sql.SPENT)} FROM run_usage")
+        days = rows(path, f"SELECT {sums} FROM day_usage")
+        steps = rows(path, f"SELECT {sums} FROM spending")
+        return sorted(stored, key=str) == sorted(live, key=str) and days == steps
+
+    def seen() -> bool:
+        """Whether the views say it, too, whatever the tables hold."""
+        expected = rows(path, f"SELECT {sums} FROM spending")
+        views = ("usage", "run_spending")
+        return all(rows(path, f"SELECT {sums} FROM {view}") == expected for view in views)
+
+    assert same()
+    lease = take(journal)
+    journal.finish_step(lease, model_step(4, cost=_priced(7)))
+    assert not same()
+    assert seen()
+    journal.finish_run(lease, RunStatus.PAUSED)
+    assert same()
+    journal.finish_run(take(journal), RunStatus.COMPLETED)
+    other = take(journal, "s")
+    journal.finish_step(other, model_step(1, cost=_priced(8)))
+    assert seen()
+    journal.finish_run(other, RunStatus.COMPLETED)
+    assert same()
+    assert seen()
+    assert journal.usage()[0].llm_calls == 5
+
+
+def test_a_try_is_of_the_model_that_was_asked(journal: SqliteJournal, path: Path) -> None:
+    """Where another model has stood in, each has what its own tries took."""
+    lease = take(journal)
+    first = attempt(model="small", provider="acme", cost=_priced(3))
+    journal.finish_step(
+        lease, model_step(1, attempts=2, cost=_priced(5)), messages=[message()], attempt=first
+    )
+    for _ in range(2):
+        assert rows(path, "SELECT provider, model, llm_calls, cost_picousd FROM model_usage") == [
+            ("acme", "small", 1, 3),
+            ("openai", "gpt-1", 1, 5),
+        ]
+        if journal.run("r").status is RunStatus.RUNNING:
+            journal.finish_run(lease, RunStatus.COMPLETED)
+    assert journal.attempts("r") == [first]
+
+
+def test_an_old_journal_is_brought_to_money(tmp_path: Path) -> None:
+    """Version 1's runs stay as they were; their model calls are unpriced, and summed up."""
+    path = tmp_path / "old.db"
+    released(1, path)
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE steps SET cost_usd = '0.25', cost_status = 'priced' WHERE seq = 1")
-    connection.execute("UPDATE attempts SET cost_usd = '0.50', cost_status = 'priced'")
-    connection.execute("UPDATE steps SET cost_status = 'unpriced' WHERE seq = 4")
+    connection.execute(
+        "INSERT INTO runs (run_id, epoch, status, kind, crew, created_at, updated_at, "
+        "inputs_digest, versions) VALUES ('r', 1, 'failed', 'crew', 'writers', 1, 1, 'd1', '{}')"
+    )
+    for number, kind, calls in ((1, "model", 1), (2, "tool", None)):
+        connection.execute(
+            "INSERT INTO steps (run, epoch, seq, step_id, scope, kind, name, digest, occurrence, "
+            "status, attempts, started_at, input_tokens, output_tokens, cache_read_tokens, "
+            "cache_write_tokens, reasoning_tokens, calls, result) VALUES (1, 1, ?, ?, 's', ?, 'n', "
+            "'d', 0, 'done', 1, 7200.5, ?, ?, ?, ?, ?, ?, '\"said\"')",
+            (number, f"{number:016x}", kind, *(calls and n for n in (10, 5, 0, 0, 0, 1))),
+        )
+    connection.execute(
+        "INSERT INTO attempts (run, epoch, step_id, attempt, status, started_at, input_tokens, "
+        "output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, calls) "
+        "VALUES (1, 1, ?, 1, 'failed', 7000.0, 3, 1, 0, 0, 0, 1)",
+        (f"{1:016x}",),
+    )
     connection.commit()
     connection.close()
-    assert rows(path, "SELECT cost_usd, unpriced FROM run_summary") == [(0.75, 1)]
-    assert rows(path, "SELECT cost_usd FROM agent_usage WHERE agent = 'Editor'") == [(None,)]
-    assert rows(path, "SELECT cost_usd, unpriced FROM daily_cost") == [(0.75, 1)]
-    assert journal.runs()[0].cost_usd == 0.75
+    journal = open_journal(path)
+    model, tool = journal.steps("r")
+    assert (model.result, model.cost, tool.cost) == ('"said"', _UNPRICED, None)
+    assert model.usage == Usage(input_tokens=10, output_tokens=5, calls=1)
+    assert [one.cost for one in journal.attempts("r")] == [_UNPRICED]
+    (row,) = journal.usage(["crew"])
+    assert (row.key["crew"], row.llm_calls, row.tool_calls) == ("writers", 2, 1)
+    assert (row.usage.total_tokens, row.spent) == (19, Spending(unpriced=2))
+    live = "SELECT hour, sum(steps), sum(llm_calls), sum(input_tokens), sum(unpriced) FROM {} "
+    grouped = "GROUP BY hour, model"
+    stored = rows(path, live.format("run_usage") + grouped)
+    assert sorted(stored, key=str) == sorted(rows(path, live.format("spending") + grouped), key=str)
+    lease = take(journal)  # and it goes on, its constraints as they were
+    journal.finish_step(lease, model_step(1, attempts=2, status=StepStatus.DONE))
+    assert [one.attempts for one in journal.steps("r")] == [2, 1]
+    with pytest.raises(sqlite3.IntegrityError):
+        rows(path, "UPDATE steps SET kind = 'magic'")
+    journal.close()
 
 
 def test_replayed_steps_are_those_of_earlier_sessions(journal: SqliteJournal, path: Path) -> None:

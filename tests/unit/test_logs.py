@@ -26,7 +26,15 @@ from crewai_prod import fields, logs
 from crewai_prod.errors import UsageError
 from crewai_prod.logfile import read_log
 from crewai_prod.logs import RunLog, open_log
-from crewai_prod.records import AttemptRecord, StepKind, StepRecord, StepStatus, Usage
+from crewai_prod.records import (
+    AttemptRecord,
+    Cost,
+    CostStatus,
+    StepKind,
+    StepRecord,
+    StepStatus,
+    Usage,
+)
 from crewai_prod.redact import MARK
 
 SECRETS = {
@@ -167,10 +175,14 @@ def test_the_default_file_is_private_and_made_late(
 
 
 def test_a_model_call_has_the_genai_names(make: Callable[..., RunLog]) -> None:
-    """Who was asked, who answered, what it used, and that no price is known."""
+    """Who was asked, who answered, what it used and what it cost, or that no price is known."""
     log = make()
-    log.llm_call(MODEL_CALL, task="dig")
-    (line,) = _lines(log)
+    cost = Cost(status=CostStatus.PRICED, picousd=1_250_000_000, source="genai-prices")
+    log.llm_call(replace(MODEL_CALL, cost=cost), task="dig")
+    log.llm_call(replace(MODEL_CALL, cost=Cost(status=CostStatus.UNPRICED)))
+    line, unpriced = _lines(log)
+    assert unpriced["cost.status"] == "unpriced"
+    assert not any(key.startswith("gen_ai.usage.cost") for key in unpriced)
     del line["ts"], line["level"], line["schema_version"], line["run_id"]
     assert line == {
         "event": "llm.call",
@@ -190,7 +202,10 @@ def test_a_model_call_has_the_genai_names(make: Callable[..., RunLog]) -> None:
         "gen_ai.usage.cache_read.input_tokens": 1000,
         "gen_ai.usage.cache_write.input_tokens": 7,
         "gen_ai.usage.reasoning.output_tokens": 90,
-        "cost.status": "unpriced",
+        "gen_ai.usage.cost.amount": 0.00125,
+        "gen_ai.usage.cost.currency": "USD",
+        "gen_ai.usage.cost.source": "genai-prices",
+        "cost.status": "priced",
         "gen_ai.response.model": "gemini-3-001",
         "gen_ai.response.id": "resp-1",
         "gen_ai.response.finish_reasons": ["stop"],
