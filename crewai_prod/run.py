@@ -922,6 +922,8 @@ class Run:
                 self.lease, step, messages=messages, attempt=ticket.before
             )
         )
+        if self.ended:  # it was in flight for longer than the end of the run waits
+            self._write(lambda: self.journal.sum_up(self.lease))
         self._remember(messages)
         with self._lock:
             self._walk.history.add(step)

@@ -306,7 +306,8 @@ def open_run(
         run_id: Name of the run; None: one is made (`run_id` of the block's object).
         name: What it is called in `crewai-prod runs`.
         inputs: What it is about; a run id belongs to one set of inputs.
-        **options: As for `harden`: `journal`, `durability`, `unknown`, `log`, `settings`.
+        **options: As for `harden`: `journal`, `durability`, `unknown`, `log`, `prices`,
+            `on_unpriced`, `on_alert`, `settings`.
 
     Returns:
         A context manager, entered once.

@@ -92,6 +92,10 @@ class JournalWriter(Protocol):
         """End this session of the run: the legal transition, its row, and the lease given back."""
         ...
 
+    def sum_up(self, lease: Lease) -> None:
+        """Sum up anew what the run took: a step of it was recorded after its session's end."""
+        ...
+
     def ask(self, lease: Lease, approval: ApprovalRecord) -> int:
         """Record a question (one open row per run, step and kind); return its id."""
         ...

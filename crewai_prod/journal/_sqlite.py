@@ -207,13 +207,21 @@ class SqliteJournal(SqliteReader):
                 _sql.ADD_TRANSITION,
                 (lease.run, source.value, status.value, reason, lease.epoch, now),
             )
-            for statement in _sql.SUM_UP_USAGE:
-                connection.execute(statement, (lease.run,))
+            _sum_up(connection, lease)
 
         try:
             self._write(_FINISH_RUN, work)
         finally:
             forget_owner(lease.owner)
+
+    def sum_up(self, lease: Lease) -> None:
+        """See `JournalWriter.sum_up`."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _fence(connection, lease)
+            _sum_up(connection, lease)
+
+        self._write(None, work)
 
     def ask(self, lease: Lease, approval: ApprovalRecord) -> int:
         """See `JournalWriter.ask`."""
@@ -304,6 +312,11 @@ class SqliteJournal(SqliteReader):
         if points is not None:
             point(points.after)
         return value
+
+
+def _sum_up(connection: sqlite3.Connection, lease: Lease) -> None:
+    for statement in _sql.SUM_UP_USAGE:
+        connection.execute(statement, (lease.run,))
 
 
 def _fence(connection: sqlite3.Connection, lease: Lease) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crewai_prod.errors import JournalUnavailable
+from crewai_prod.errors import JournalUnavailable, StaleOwner
 from crewai_prod.journal import SqliteJournal, _migrations, _sql, forget_owner, open_journal
 from crewai_prod.journal._migrations import (
     APPLICATION_ID,
@@ -327,6 +328,13 @@ def test_what_finished_runs_took_is_what_their_steps_say(
     assert same()
     assert seen()
     assert journal.usage()[0].llm_calls == 5
+    journal.finish_step(other, model_step(2, cost=_priced(9)))  # it was in flight for long
+    assert not same()
+    journal.sum_up(other)
+    assert same()
+    assert seen()
+    with pytest.raises(StaleOwner):
+        journal.sum_up(replace(other, epoch=7))
 
 
 def test_a_try_is_of_the_model_that_was_asked(journal: SqliteJournal, path: Path) -> None:

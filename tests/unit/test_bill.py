@@ -8,12 +8,14 @@ from typing import Any
 
 from crewai_prod import fields
 from crewai_prod.bill import Bill
+from crewai_prod.journal import new_owner, open_journal
 from crewai_prod.logs import open_log
 from crewai_prod.prices import Prices
-from crewai_prod.records import Cost, CostStatus, StepKind, StepRecord, StepStatus, Usage
+from crewai_prod.records import Cost, CostStatus, RunStatus, StepKind, StepRecord, StepStatus, Usage
+from crewai_prod.run import Answer, Run
 from crewai_prod.steps import Scope
 from crewai_prod.walk import Ticket
-from tests.journal.support import attempt, model_step, step
+from tests.journal.support import attempt, model_step, new_run, step
 from tests.unit.test_logs import _lines as lines
 
 TABLE = {"big": 100, "small": 1}
@@ -87,3 +89,18 @@ def test_an_unknown_model_is_said_once(tmp_path: Path) -> None:
     assert all(line["event"] == "cost.unpriced" for line in said)
     assert "LookupError: who?" in said[0]["message"]
     assert bill.spent.unpriced == 5
+
+
+def test_a_call_that_ends_after_its_run_is_on_the_bill(tmp_path: Path) -> None:
+    """What was in flight for longer than a run's end waits is summed up all the same."""
+    journal = open_journal(tmp_path / "runs.db", durability="process")
+    opened = journal.open_run(new_run(), new_owner(), lease_seconds=60)
+    run = Run(journal)
+    run.bill.prices = Prices.read(TABLE)
+    run.attach(opened, log=open_log(None, run_id="r"))
+    ticket = run.begin_model(Scope(), "small", [{"role": "user", "content": "hello"}], {})
+    run.end(RunStatus.FAILED, error="{}")
+    assert journal.usage()[0].spent.usd is None
+    run.finish_model(ticket, Answer(result='"late"', usage=MILLION))
+    assert journal.usage()[0].spent.usd == 1
+    journal.close()
