@@ -233,16 +233,17 @@ class ModelCall:
         except CrewProdError as refusal:
             raise StopRun(refusal) from error
 
-    def bill_late(self, ticket: Ticket, attempt: int, usage: Mapping[str, Any]) -> None:
-        """Bill a try that was left at its deadline and was answered after all."""
+    def bill_late(self, ticket: Ticket, attempt: int, model: Any, usage: Mapping[str, Any]) -> None:
+        """Bill a try that was left at its deadline and was answered after all, by `model`."""
+        name = str(model.model)
         if self.run.ended:
             self.run.log.llm_unmetered(
-                model=self.model, task=self.scope.task_name, agent=self.scope.agent
+                model=name, task=self.scope.task_name, agent=self.scope.agent
             )
             return
         call = DirectCall(
-            model=self.model,
-            provider=self.provider,
+            model=name,
+            provider=getattr(model, "provider", None),
             meant=digest(b"late", ticket.step_id.encode(), str(attempt).encode()),
             started_at=ticket.started_at,
             duration_ms=ticket.elapsed_ms,

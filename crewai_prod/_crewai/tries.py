@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
@@ -150,8 +151,7 @@ class Tries:
             return error
         failure = self._meaning(error)
         if isinstance(error, TimeLimit):
-            ticket, attempt = self._ticket, self._made
-            meter.late = lambda usage: self._call.bill_late(ticket, attempt, usage)
+            meter.late = partial(self._call.bill_late, self._ticket, self._made, self.model)
         self._note(failure)
         if failure is not error:
             failure.__cause__ = failure.__cause__ or error
