@@ -1,7 +1,8 @@
-"""The circuit breakers of this process: one per tool, by its name.
+"""The circuit breakers of this process: one per tool, by its name, and one per provider.
 
-A tool whose calls time out or find nobody there, again and again, is not called for a while: the
-model is told so at once. What a tool raises about its arguments says nothing of the kind.
+A tool or provider whose calls time out or find nobody there, again and again, is not called for a
+while: whoever asks is told so at once. What a tool raises about its arguments, or a provider says
+of a request, tells nothing of the kind.
 """
 
 from __future__ import annotations
@@ -17,43 +18,51 @@ from crewai_prod.errors import (
     ToolUnavailable,
 )
 from crewai_prod.provider_errors import classify
-from crewai_prod.retry import Breaker, Retry
-from crewai_prod.tooling import ToolOptions
+from crewai_prod.retry import Breaker
 
 _OF_TOOL = (ToolTimeout, ToolUnavailable, ToolCrashed)
 _OF_SERVICE = (ModelTimeout, ModelUnavailable, RateLimited)
-_DEFAULT = Retry()
-_breakers: dict[str, Breaker] = {}
+_OF_PROVIDER = (ModelTimeout, ModelUnavailable)
+_breakers: dict[tuple[str, ...], Breaker] = {}
 _lock = threading.Lock()
 
 
-def breaker_of(tool: str) -> Breaker:
+def of_tool(name: str) -> Breaker:
     """The breaker of all tools of this name."""
-    with _lock:
-        return _breakers.setdefault(tool, Breaker())
+    return _of("tool", name)
 
 
-def refuses(tool: str, options: ToolOptions) -> float | None:
-    """Seconds for which a tool is not called, None if it may be."""
-    return breaker_of(tool).refuses(_retry(options).open_for)
+def of_provider(provider: str, address: str) -> Breaker:
+    """The breaker of a provider at one address."""
+    return _of("provider", provider, address)
 
 
-def note(tool: str, options: ToolOptions, failure: BaseException | None) -> None:
-    """A call has ended: with what it says of the tool, if it failed."""
+def note_tool(name: str, failure: BaseException | None, open_after: int) -> None:
+    """A tool's call has ended: with what it says of the tool, if it failed."""
     telling = isinstance(failure, _OF_TOOL) or (
         failure is not None and isinstance(classify(failure), _OF_SERVICE)
     )
-    if telling:
-        breaker_of(tool).failed(_retry(options).open_after)
-    else:
-        breaker_of(tool).succeeded()
+    _note(of_tool(name), telling, open_after)
 
 
-def _retry(options: ToolOptions) -> Retry:
-    return options.retry or _DEFAULT
+def note_provider(breaker: Breaker, failure: BaseException | None, open_after: int) -> None:
+    """A model's call has ended: with what it says of the provider, if it failed."""
+    _note(breaker, isinstance(failure, _OF_PROVIDER), open_after)
 
 
 def forget() -> None:
     """Close all of them: for tests."""
     with _lock:
         _breakers.clear()
+
+
+def _of(*key: str) -> Breaker:
+    with _lock:
+        return _breakers.setdefault(key, Breaker())
+
+
+def _note(breaker: Breaker, telling: bool, open_after: int) -> None:
+    if telling:
+        breaker.failed(open_after)
+    else:
+        breaker.succeeded()

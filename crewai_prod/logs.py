@@ -367,29 +367,6 @@ class RunLog:
         }
         self.emit(fields.RETRY, "warning", **line)
 
-    def retrying(
-        self,
-        *,
-        step_id: str,
-        name: str,
-        attempt: int,
-        error: BaseException,
-        wait_ms: float,
-        task: str | None,
-        agent: str | None,
-    ) -> None:
-        """A call is about to be made again, after a wait."""
-        line = {
-            fields.TASK: task,
-            fields.AGENT_NAME: agent,
-            fields.STEP_ID: step_id,
-            fields.STEP_NAME: name,
-            fields.ATTEMPT: attempt,
-            fields.RETRY_WAIT_MS: _rounded(wait_ms),
-            **self._error(error),
-        }
-        self.emit(fields.RETRY, "warning", **line)
-
     def llm_fallback(
         self,
         *,

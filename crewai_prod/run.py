@@ -59,7 +59,7 @@ from crewai_prod.records import (
 from crewai_prod.redact import redact_text
 from crewai_prod.replay import AGAIN, CACHED, TaskPlan, decided_again
 from crewai_prod.required import DECIDED, REFUSED, reports_failure, unmet
-from crewai_prod.retry import Retry
+from crewai_prod.retry import NO_RETRY, Retry
 from crewai_prod.steps import (
     NOTHING_SAID,
     Scope,
@@ -172,9 +172,9 @@ class Run:
         self._usage = Usage()
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
-        self._redo: set[str] = set()
         self._final: dict[str, CrewProdError] = {}
         self._overflows: Counter[str] = Counter()
+        self._redo: set[str] = set()
         self.await_reports: Callable[[], None] | None = None
         self._direct: set[str] = set()
         self._unmetered = 0
@@ -453,6 +453,11 @@ class Run:
             self._overflows[scope.path] += 1
             return self._overflows[scope.path]
 
+    def has_overflowed(self, scope: Scope) -> bool:
+        """Whether the conversation of this scope was found too long in this session."""
+        with self._lock:
+            return self._overflows[scope.path] > 0
+
     # -- model calls past the seams ---------------------------------------------------------------
 
     def note_direct(self, scope: Scope) -> None:
@@ -580,7 +585,8 @@ class Run:
                     "Go on without it."
                 )
             self._calls[name] += 1
-        seconds = None if ticket.effect == "nested" else breakers.refuses(name, options)
+        open_for = (options.retry or NO_RETRY).open_for
+        seconds = None if ticket.effect == "nested" else breakers.of_tool(name).refuses(open_for)
         if seconds is None:
             return None
         with self._lock:

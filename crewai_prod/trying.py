@@ -21,7 +21,7 @@ from typing import Any
 
 from crewai_prod import breakers, codec
 from crewai_prod.concealing import conceal
-from crewai_prod.deadlines import TimeLimit, acall_within, call_within
+from crewai_prod.deadlines import TimeLimit, acall_within, call_within, seconds_left
 from crewai_prod.errors import (
     CrewProdError,
     ToolCrashed,
@@ -113,7 +113,7 @@ class Trying:
         while True:
             try:
                 with inside():
-                    result = call_within(self.options.timeout, body)
+                    result = call_within(seconds_left(self.options.timeout), body)
             except BaseException as error:
                 if not self._ends_call(error, on_loop=False):
                     raise
@@ -135,7 +135,7 @@ class Trying:
         while True:
             try:
                 with inside():
-                    result = await acall_within(self.options.timeout, body)
+                    result = await acall_within(seconds_left(self.options.timeout), body)
             except BaseException as error:
                 if not self._ends_call(error, on_loop=True):
                     raise
@@ -183,14 +183,19 @@ class Trying:
         """Whether to make the call twice may be to do something twice."""
         return self.ticket.effect == "write" and not self.options.idempotent
 
+    @property
+    def _late(self) -> str:
+        """How it was too late: by its own limit, or by that of the agent that called it."""
+        left = seconds_left(None)
+        if self.options.timeout is None or (left is not None and left <= 0):
+            return "had not returned when the time of its agent was over"
+        return f"did not return within {self.options.timeout:g} seconds"
+
     def _named(self, error: BaseException) -> Exception:
         """The failure as it is recorded: what is no `Exception` must not end the process."""
         name = self.ticket.name
         if isinstance(error, TimeLimit):
-            seconds = self.options.timeout
-            return ToolTimeout(
-                f"{name} did not return within {seconds:g} seconds.", seconds=seconds
-            )
+            return ToolTimeout(f"{name} {self._late}.", seconds=self.options.timeout)
         if isinstance(error, Exception):
             return error
         crashed = ToolCrashed(f"{name} ended with {type(error).__name__}: {codec.text_of(error)}")
@@ -199,7 +204,8 @@ class Trying:
 
     def _note(self, failure: Exception | None) -> None:
         if self.ticket.kind is StepKind.TOOL and self.ticket.effect != "nested":
-            breakers.note(self.ticket.name, self.options, failure)
+            open_after = (self.options.retry or NO_RETRY).open_after
+            breakers.note_tool(self.ticket.name, failure, open_after)
 
     def _decide(self, failure: Exception) -> Again | Made | Told | Stopped:
         outcome = self._outcome(failure)
@@ -209,7 +215,7 @@ class Trying:
         if outcome.kind == "unknown":
             why = f"raised {type(failure).__name__}: {codec.text_of(failure)}"
             if isinstance(failure, ToolTimeout):
-                why = f"did not return within {self.options.timeout:g} seconds"
+                why = self._late
             refusal = self.run.leave_unknown(self.ticket, self._shown(why))
             refusal.__cause__ = failure
             return Stopped(refusal)

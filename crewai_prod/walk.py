@@ -230,8 +230,8 @@ class Walk:
         What its body had done through steps of its own is there: the next try begins it anew.
         """
         record = self.history.take(ticket.step_id)
-        if record is not None:
-            self._try_again(ticket, record)
+        assert record is not None
+        self._try_again(ticket, record)
         ticket.started_at, ticket.clock = time.time(), time.perf_counter()
         self.enter(ticket.inner.path, retry=True)
 

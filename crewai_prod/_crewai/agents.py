@@ -26,7 +26,7 @@ from crewai_prod._crewai.takeover import Seamed, original_of, put, put_private, 
 from crewai_prod._crewai.tool_call import worker_failures
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.deadlines import ends_within, seconds_left
-from crewai_prod.errors import CrewProdError, DeadlineExceeded
+from crewai_prod.errors import ContextOverflow, CrewProdError, DeadlineExceeded, EmptyResponse
 from crewai_prod.run import Run, current_scope, in_users_code
 from crewai_prod.steps import Scope, path_part
 
@@ -41,6 +41,7 @@ FRESH_PRIVATE: dict[str, Any] = {
 """What CrewAI keeps on an agent and what would mix one piece of work with another."""
 
 
+_NO_ANSWER = "Agent completed execution but produced no final output."
 _ABOUT = 0.1
 """Seconds by which CrewAI's clock and ours may differ."""
 
@@ -62,12 +63,14 @@ class RunAgent(Seamed):
     def execute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
         """The original's, within the agent's scope."""
         with _at_work(self) as worker:
-            return super(RunAgent, worker).execute_task(task, context, tools)  # type: ignore[misc]
+            result = super(RunAgent, worker).execute_task(task, context, tools)  # type: ignore[misc]
+            return _answered(seam_of(self).run, worker, result)
 
     async def aexecute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
         """The original's, within the agent's scope."""
         with _at_work(self) as worker:
-            return await super(RunAgent, worker).aexecute_task(task, context, tools)  # type: ignore[misc]
+            result = await super(RunAgent, worker).aexecute_task(task, context, tools)  # type: ignore[misc]
+            return _answered(seam_of(self).run, worker, result)
 
     def get_output_converter(self, *args: Any, **kwargs: Any) -> Any:
         """The original's, behind its seam."""
@@ -178,6 +181,20 @@ def in_time(run: Run, agent: Any) -> Iterator[None]:
                 raise
             text = f"Agent {agent.role!r} may take {limit} s for a task, and they are over."
             raise _final(run, DeadlineExceeded(text, agent=agent.role)) from error
+
+
+def _answered(run: Run, agent: Any, result: Any) -> Any:
+    """What an agent has answered.
+
+    CrewAI's executor says a sentence of its own where it has come to no answer, which happens when
+    it has shortened a conversation that was too long: that is no answer.
+    """
+    if result != _NO_ANSWER:
+        return result
+    overflowed = run.has_overflowed(scope_of(run))
+    error: CrewProdError = ContextOverflow() if overflowed else EmptyResponse()
+    error.agent = agent.role
+    raise _final(run, error)
 
 
 def _final(run: Run, error: CrewProdError) -> Exception:

@@ -10,18 +10,17 @@ step's, it is the user's code that hears of it and decides.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 
+from crewai_prod import breakers
 from crewai_prod._crewai.fallbacks import fallback
 from crewai_prod._crewai.metering import Meter
-from crewai_prod._crewai.stop import Passing, StopRun
+from crewai_prod._crewai.stop import Passing, StopRun, refusing
 from crewai_prod.deadlines import TimeLimit, seconds_left
 from crewai_prod.errors import (
     ContextOverflow,
@@ -44,18 +43,12 @@ if TYPE_CHECKING:
 
 _OVERFLOWS: Final = 5
 """How often one agent's conversation may be found too long until shortening it is given up."""
-_SICK: Final = (ModelUnavailable, ModelTimeout)
-"""Failures that say something about the provider, not about the request."""
-
-_breakers: dict[tuple[str, str], Breaker] = defaultdict(Breaker)
-_lock = threading.Lock()
 
 
-def breaker_of(model: Any) -> Breaker:
-    """The breaker of the provider that a model is asked of, one for the whole process."""
-    where = str(getattr(model, "base_url", None) or getattr(model, "endpoint", None) or "")
-    with _lock:
-        return _breakers[str(getattr(model, "provider", "")), where]
+def _breaker(model: Any) -> Breaker:
+    """The breaker of the provider that a model is asked of."""
+    where = getattr(model, "base_url", None) or getattr(model, "endpoint", None) or ""
+    return breakers.of_provider(str(getattr(model, "provider", "")), str(where))
 
 
 class Tries:
@@ -80,6 +73,7 @@ class Tries:
         self._others = 0
         self._of_model = 0
         self._made = 0
+        self._tried = False
         self._began = time.monotonic()
         self._wait = 0.0
 
@@ -118,7 +112,8 @@ class Tries:
         if left is not None and left <= 0:
             raise DeadlineExceeded
         self._of_model += 1
-        refused = breaker_of(self.model).refuses(self._retry.open_for)
+        self._tried = False
+        refused = _breaker(self.model).refuses(self._retry.open_for)
         if refused is not None:
             raise ModelUnavailable(
                 f"{self._name()} has failed {self._retry.open_after} times in a row and is left "
@@ -126,8 +121,10 @@ class Tries:
                 retry_after=refused,
             )
         if self._made:
-            self._run.try_again(self._ticket)
+            with refusing():
+                self._run.try_again(self._ticket)
         self._made += 1
+        self._tried = True
 
     def answered(self, answer: Any, meter: Meter) -> Any:
         """Commit an answer.
@@ -135,7 +132,7 @@ class Tries:
         Raises:
             EmptyResponse: It says nothing.
         """
-        breaker_of(self.model).succeeded()
+        self._note(None)
         if answer is None or (isinstance(answer, (str, list)) and not answer):
             empty = EmptyResponse()
             self._call.failed(self._ticket, empty, meter)
@@ -150,12 +147,14 @@ class Tries:
         if isinstance(error, TimeLimit):
             ticket, attempt = self._ticket, self._made
             meter.late = lambda usage: self._call.bill_late(ticket, attempt, usage)
-        if isinstance(failure, _SICK):
-            breaker_of(self.model).failed(self._retry.open_after)
+        self._note(failure)
         if failure is not error:
             failure.__cause__ = failure.__cause__ or error
         self._call.failed(self._ticket, failure, meter)
         return failure
+
+    def _note(self, failure: Exception | None) -> None:
+        breakers.note_provider(_breaker(self.model), failure, self._retry.open_after)
 
     def _meaning(self, error: Exception) -> Exception:
         if not isinstance(error, TimeLimit):
@@ -199,16 +198,8 @@ class Tries:
                 return False
             wait = 0.0
         self._wait = wait
-        ticket = self._ticket
-        self._run.log.retrying(
-            step_id=ticket.step_id,
-            name=ticket.name,
-            attempt=ticket.attempt,
-            error=error,
-            wait_ms=wait * 1000,
-            task=ticket.scope.task_name,
-            agent=ticket.scope.agent,
-        )
+        if self._tried:
+            self._run.note_retry(self._ticket, wait)
         return True
 
     def _next_model(self, error: ModelError) -> bool:
@@ -233,10 +224,8 @@ class Tries:
 
     def _still_wanted(self) -> None:
         """Nobody waits in a run that was stopped."""
-        try:
+        with refusing():
             self._run.check()
-        except CrewProdError as refusal:
-            raise StopRun(refusal) from refusal
 
     def _name(self) -> str:
         return str(self.model.model)

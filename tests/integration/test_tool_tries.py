@@ -461,7 +461,7 @@ def test_a_tool_that_keeps_failing_is_left_alone_for_a_while(
 ) -> None:
     """The model is told at once, without a call; other runs of the process hear of it, too."""
     bank = Bank(effects, *[ToolUnavailable("at lunch")] * 99)
-    many = Retry(attempts=10, base=0, open_after=10)
+    many = Retry(attempts=10, base=0.0, open_after=10)
     crew = hardened(server, tmp_path, path, bank.tool(), {**READ, "retry": many})
     crew.kickoff(run_id="a")
     assert len(bank.tries) == 10
