@@ -45,6 +45,8 @@ LAYERS = [
         "progress",
         "threads",
         "breakers",
+        "admission",
+        "owing",
         "trying",
     },
     {"_crewai"},
