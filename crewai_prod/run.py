@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -21,7 +21,8 @@ from typing import Any
 
 import orjson
 
-from crewai_prod import _faults, breakers, codec, deadlines
+from crewai_prod import _faults, codec, deadlines
+from crewai_prod.admission import Admission
 from crewai_prod.bill import Bill
 from crewai_prod.concealing import mask
 from crewai_prod.errors import (
@@ -33,12 +34,9 @@ from crewai_prod.errors import (
     RunInterrupted,
     RunPaused,
     ToolError,
-    ToolFailed,
     ToolOutcomeUnknown,
-    ToolRejected,
-    ToolUnavailable,
 )
-from crewai_prod.failures import describe, revive
+from crewai_prod.failures import describe
 from crewai_prod.heart import HEART
 from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
@@ -58,8 +56,8 @@ from crewai_prod.records import (
     Usage,
 )
 from crewai_prod.redact import redact_text
-from crewai_prod.replay import AGAIN, CACHED, TaskPlan, decided_again
-from crewai_prod.required import DECIDED, REFUSED, reports_failure, unmet
+from crewai_prod.replay import AGAIN, TaskPlan, decided_again
+from crewai_prod.required import DECIDED, REFUSED, reports_failure
 from crewai_prod.retry import Retry
 from crewai_prod.steps import (
     NOTHING_SAID,
@@ -180,7 +178,7 @@ class Run:
         self.await_reports: Callable[[], None] | None = None
         self._direct: set[str] = set()
         self._unmetered = 0
-        self._calls: Counter[str] = Counter()
+        self._admission = Admission()
         self._warned: set[str] = set()
         self.at_end: dict[tuple[str, int], Callable[[], None]] = {}
 
@@ -208,7 +206,7 @@ class Run:
             for step_id in facts.get("redo", ()):
                 self._walk.history.redo(step_id)
         self.degraded = any(_is_failed_tool(step) for step in opened.steps)
-        self._calls = Counter(step.name for step in opened.steps if _is_call(step))
+        self._admission.restore(opened.steps)
         self._messages = set(opened.messages)
         self._usage = recorded_usage(opened.steps, opened.attempts)
         self.bill.take_up(opened.steps, opened.attempts)
@@ -330,6 +328,11 @@ class Run:
             redo = sorted(self._redo) if within is None else []
         more = {name: what for name, what in (("unusable", found), ("redo", redo)) if what}
         return orjson.dumps({**orjson.loads(error), **more}).decode() if more else error
+
+    def have_redone(self, steps: Iterable[str]) -> None:
+        """Once the run has failed, have these steps made anew when it is resumed."""
+        with self._lock:
+            self._redo.update(steps)
 
     def recorded(self, scope: Scope) -> list[StepRecord]:
         """What is recorded of the steps in a scope and all within it."""
@@ -578,7 +581,8 @@ class Run:
         record = ticket.record
         if ticket.kind is not StepKind.TOOL or (record and record.effect != REFUSED):
             return True  # not a tool's, or admitted before
-        refusal = self._refusal(ticket, options)
+        nested = ticket.effect == "nested"
+        refusal = self._admission.refusal(ticket.name, options, nested=nested)
         if refusal is None:
             return True
         ticket.effect = REFUSED
@@ -586,26 +590,6 @@ class Run:
         self._commit(ticket, step)
         ticket.recorded = step
         return False
-
-    def _refusal(self, ticket: Ticket, options: ToolOptions) -> ToolError | None:
-        """Why a tool may not be called now; else the call is counted."""
-        name, most = ticket.name, options.max_calls
-        with self._lock:
-            if most is not None and self._calls[name] >= most:
-                return ToolRejected(
-                    f"{name} may be called {most} times in this run, and has been. "
-                    "Go on without it."
-                )
-            self._calls[name] += 1
-        seconds = None if ticket.effect == "nested" else breakers.refuses_tool(name, options)
-        if seconds is None:
-            return None
-        with self._lock:
-            self._calls[name] -= 1
-        return ToolUnavailable(
-            f"{name} has failed again and again and is not called for another {seconds:.0f} "
-            "seconds. Nothing was done."
-        )
 
     def _intend(self, ticket: Ticket) -> None:
         """Commit that a call which acts is about to be made."""
@@ -664,49 +648,6 @@ class Run:
         """The id of a step whose result is word for word this text, if it is a long one."""
         with self._lock:
             return None if text is None else self._contents.get(text)
-
-    def demand(
-        self,
-        scope: Scope,
-        agent: str | None,
-        declared: Mapping[str, ToolOptions],
-        available: Collection[str],
-    ) -> None:
-        """Refuse to finish a task in which a tool that had to succeed did not.
-
-        The run can be resumed: it goes on at the call that failed, or asks for the answer anew if
-        there was none.
-
-        Args:
-            scope: Of the task.
-            agent: Role of its agent.
-            declared: What is declared about the tools that were used in it, by name.
-            available: The names of those that the task was given.
-
-        Raises:
-            ToolFailed: A tool is missing; the run is stopped.
-        """
-        missing = unmet(self.recorded(scope), declared, available)
-        if not missing:
-            return
-        tool, step = missing[0].tool, missing[0].step
-        with self._lock:
-            if step is None:
-                self._unusable.add((scope.of_agent(agent) if agent else scope).path)
-            self._redo |= {one.step.step_id for one in missing if one.step is not None}
-        cause = _cause(step)
-        why = "was never called" if step is None else "reported a failure"
-        if cause is not None:
-            why = f"raised {type(cause).__name__}: {codec.text_of(cause)}"
-        failure = ToolFailed(
-            f"Tool {tool!r} had to succeed in this task, and {why}.",
-            task=scope.task_name,
-            agent=(step.agent if step else None) or agent,
-            step_id=step.step_id if step else None,
-            tools=[one.tool for one in missing],
-        )
-        failure.__cause__ = cause
-        raise self.stop(failure)
 
     def leave_unknown(self, ticket: Ticket, why: str) -> ToolOutcomeUnknown:
         """Pause the run on a call of which nobody can say whether it acted.
@@ -1002,17 +943,6 @@ def _is_failed_tool(step: StepRecord) -> bool:
     raised = step.status is StepStatus.FAILED and not decided_again(step.error)
     failed = raised or reports_failure(step.result)
     return step.kind is StepKind.TOOL and step.effect != REFUSED and failed
-
-
-def _cause(step: StepRecord | None) -> Exception | None:
-    """What a recorded call raised."""
-    facts = orjson.loads(step.error) if step is not None and step.error is not None else {}
-    return revive(facts) if facts else None
-
-
-def _is_call(step: StepRecord) -> bool:
-    """Whether a tool was called, and not only asked for."""
-    return step.kind is StepKind.TOOL and step.effect not in (REFUSED, CACHED)
 
 
 def status_of(error: BaseException) -> RunStatus:

@@ -26,6 +26,7 @@ from crewai_prod.errors import ToolFailed
 from crewai_prod.kickoff import Kickoff, place_around, whatever_happens, with_cause
 from crewai_prod.options import Options
 from crewai_prod.outcomes import UnknownPolicy
+from crewai_prod.owing import demand
 from crewai_prod.records import Usage
 from crewai_prod.replay import Verdict
 from crewai_prod.run import Run, recorded_usage
@@ -238,7 +239,7 @@ class _AgentWork:
         if self.run.stopped is None:
             bench, role = seam_of(self.agent).bench, self.agent.role
             with suppress(ToolFailed):  # it is stored on the run, and raised below
-                self.run.demand(self._scope(), role, bench.declared, bench.declared)
+                demand(self.run, self._scope(), role, bench.declared, bench.declared)
         if self.kickoff is None:
             self.run.check()
             return result

@@ -25,6 +25,7 @@ from crewai_prod._crewai.takeover import Seamed, put, seam_of
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.codec import text_of
 from crewai_prod.errors import CrewProdError
+from crewai_prod.owing import demand
 from crewai_prod.records import StepKind, TaskRecord
 from crewai_prod.replay import Verdict
 from crewai_prod.run import Run
@@ -95,7 +96,7 @@ class TaskSeam:
             ToolFailed: It has not; the run is stopped.
         """
         names = self.bench.names(tools)
-        self.run.demand(self.scope, _role(agent), self.bench.declared, names)
+        demand(self.run, self.scope, _role(agent), self.bench.declared, names)
 
     def fail(self, task: Any, agent: Any, error: BaseException) -> None:
         """Record what ended the task, unless it is the run's own refusal.

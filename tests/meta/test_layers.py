@@ -57,6 +57,8 @@ LAYERS = [
         "progress",
         "threads",
         "breakers",
+        "admission",
+        "owing",
         "trying",
     },
     {"_crewai"},
