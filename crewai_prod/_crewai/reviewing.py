@@ -36,6 +36,7 @@ from crewai.utilities.converter import (
 from pydantic import BaseModel
 
 from crewai_prod import complaints
+from crewai_prod._crewai.metering import model_failures
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import Passing, StopRun
 from crewai_prod._crewai.takeover import seam_of
@@ -61,6 +62,10 @@ _AFRESH: dict[str, Any] = {
     "last_replan_reason": None,
 }
 _classes: dict[type, type] = {}
+
+
+class NotInForm(Exception):
+    """An answer could not be made into what was asked for; its text says why."""
 
 
 class Unfit(OutputInvalid):
@@ -99,11 +104,11 @@ class _Review:
         if kind is None or not isinstance(answer.output, str):
             return None
         try:
-            self._keep(answer.output, self._convert(answer.output, kind))
-        except (Passing, CrewProdError):
-            raise
-        except Exception as error:  # noqa: BLE001 - validators and converters are users' code too
+            with converting():
+                converted = self._convert(answer.output, kind)
+        except NotInForm as error:
             return self._of_form(text_of(error), answer.output, kind)
+        self._keep(answer.output, converted)
         return None
 
     async def judge_later(self, answer: Any) -> str | None:
@@ -303,6 +308,28 @@ def reviewed(executor: Any) -> None:
         made: Any = type(kind)
         _classes[kind] = made(kind.__name__, (front, kind), namespace)
     object.__setattr__(executor, "__class__", _classes[kind])
+
+
+@contextmanager
+def converting() -> Iterator[None]:
+    """Where an answer is converted. A model that cannot be had does not make it a bad one.
+
+    Raises:
+        NotInForm: It cannot be converted.
+        Exception: What the model's call failed of, which CrewAI hides in an error of its own.
+    """
+    failures: list[Exception] = []
+    token = model_failures.set(failures)
+    try:
+        yield
+    except (Passing, CrewProdError):
+        raise
+    except Exception as error:  # validators and converters are users' code too
+        if failures:
+            raise failures[-1] from None
+        raise NotInForm(text_of(error)) from error
+    finally:
+        model_failures.reset(token)
 
 
 def parsed(text: str, kind: type[BaseModel], *, as_dict: bool) -> Any:

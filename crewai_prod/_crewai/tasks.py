@@ -18,9 +18,16 @@ from crewai_prod._crewai.asking import asking
 from crewai_prod._crewai.caching import Caches
 from crewai_prod._crewai.guardrails import judging
 from crewai_prod._crewai.outputs import decode_output, encode_output
-from crewai_prod._crewai.reviewing import MOST_TRIES, Unfit, given_up, unfit
+from crewai_prod._crewai.reviewing import (
+    MOST_TRIES,
+    NotInForm,
+    Unfit,
+    converting,
+    given_up,
+    unfit,
+)
 from crewai_prod._crewai.saves import Saves
-from crewai_prod._crewai.stop import Passing, StopRun, refusing
+from crewai_prod._crewai.stop import StopRun, refusing
 from crewai_prod._crewai.takeover import Seamed, put, seam_of
 from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.codec import text_of
@@ -253,11 +260,10 @@ class RunTask(Seamed):
         """
         found: list[Any] = []
         try:
-            yield found
-        except (Passing, CrewProdError):
-            raise
-        except Exception as error:
-            raise unfit(text_of(error), text_of(result)) from error
+            with converting():
+                yield found
+        except NotInForm as error:
+            raise unfit(text_of(error), text_of(result)) from error.__cause__
         if self.lacks_form(*found):
             raise unfit("", text_of(result))
 
