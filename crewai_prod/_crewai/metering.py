@@ -68,6 +68,22 @@ model_failures: ContextVar[list[Exception] | None] = ContextVar(
 _live: ContextVar[frozenset[int]] = ContextVar("crewai_prod_live", default=frozenset())
 
 
+def streams(llm: Any) -> bool:
+    """Whether the model streams in this call; newer releases can say so for one call alone."""
+    effective = getattr(llm, "_effective_stream", None)
+    return bool(effective() if effective is not None else getattr(llm, "stream", False))
+
+
+def is_cut_short(llm: Any, meter: Meter) -> bool:
+    """Whether the end of a streamed answer never came, though the connection was closed in order.
+
+    In OpenAI's format that end is a finish reason and the usage; CrewAI takes what there is for the
+    answer. A server that leaves one of them out is not taken for one that broke off.
+    """
+    of_openai = any(kind.__name__ == "OpenAICompletion" for kind in type(llm).__mro__)
+    return of_openai and streams(llm) and not meter.finish_reason and not meter.usages
+
+
 def current_meter() -> Meter | None:
     """The meter of the model call that this code is part of."""
     return _meter.get()

@@ -14,7 +14,7 @@ from crewai.llms.base_llm import llm_call_context
 from pydantic import ValidationError
 
 from crewai_prod._crewai.answers import chunks_of, decode_answer, encode_answer
-from crewai_prod._crewai.metering import Meter, calling, model_failures
+from crewai_prod._crewai.metering import Meter, calling, model_failures, streams
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import seam_of
@@ -181,7 +181,7 @@ class ModelCall:
             raise revive(orjson.loads(record.error or "{}"))
         assert record.result is not None
         answer = decode_answer(record.result, self.types)
-        if _streams(self.llm):
+        if streams(self.llm):
             self._stream(answer)
         return told(self, answer)
 
@@ -257,12 +257,6 @@ class ModelCall:
         if not meter.usages and meter.awaited and self.run.await_reports is not None:
             self.run.await_reports()
         return meter.close()
-
-
-def _streams(llm: Any) -> bool:
-    """Whether the model streams in this call; newer releases can say so for one call alone."""
-    effective = getattr(llm, "_effective_stream", None)
-    return bool(effective() if effective is not None else getattr(llm, "stream", False))
 
 
 def model_params(llm: Any, tools: Any, response_model: Any, response_format: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 
 from crewai_prod import breakers
 from crewai_prod._crewai.fallbacks import fallback
-from crewai_prod._crewai.metering import Meter
+from crewai_prod._crewai.metering import Meter, is_cut_short
 from crewai_prod._crewai.stop import Passing, StopRun, refusing
 from crewai_prod.deadlines import TimeLimit, seconds_left
 from crewai_prod.errors import (
@@ -137,12 +137,17 @@ class Tries:
 
         Raises:
             EmptyResponse: It says nothing.
+            ModelUnavailable: It is the beginning of one.
         """
         self._note(None)
+        unfit: ModelError | None = None
         if answer is None or (isinstance(answer, (str, list)) and not answer):
-            empty = EmptyResponse()
-            self._call.failed(self._ticket, empty, meter)
-            raise empty
+            unfit = EmptyResponse()
+        elif is_cut_short(self.model, meter):
+            unfit = ModelUnavailable(f"The stream of {self._name()} ended before its answer did.")
+        if unfit is not None:
+            self._call.failed(self._ticket, unfit, meter)
+            raise unfit
         return self._call.finish(self._ticket, answer, meter, str(self.model.model))
 
     def failed(self, error: Exception, meter: Meter) -> Exception:
