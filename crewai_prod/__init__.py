@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crewai_prod import errors
     from crewai_prod._crewai.harden import harden
     from crewai_prod._crewai.tool import tool
+    from crewai_prod.cancelling import cancel
     from crewai_prod.journal import Journal, open_journal
     from crewai_prod.retry import Retry
     from crewai_prod.run import current_step
@@ -25,6 +26,7 @@ __all__ = [
     "Outcome",
     "Retry",
     "Settings",
+    "cancel",
     "current_step",
     "errors",
     "harden",
@@ -40,6 +42,7 @@ _HOMES = {
     "Outcome": "crewai_prod.tooling",
     "Retry": "crewai_prod.retry",
     "Settings": "crewai_prod.settings",
+    "cancel": "crewai_prod.cancelling",
     "current_step": "crewai_prod.run",
     "harden": "crewai_prod._crewai.harden",
     "open_journal": "crewai_prod.journal",

@@ -1,7 +1,8 @@
 """The heartbeat: one daemon thread per process that extends the leases of all its runs.
 
 Rule: a run whose lease another process has taken is stopped at the next beat at the latest; its
-writes are refused by the journal before that. A process that is forked starts a heart of its own.
+writes are refused by the journal before that. So is a run that somebody has cancelled, and no call
+that acts is begun in it. A process that is forked starts a heart of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crewai_prod.errors import JournalError, StaleOwner
+from crewai_prod.errors import JournalError, RunCancelled, StaleOwner
 from crewai_prod.records import Lease
 
 if TYPE_CHECKING:
@@ -121,13 +122,15 @@ def _extend(journal: Journal, group: list[tuple[Run, float]]) -> None:
     will stop it, and until then the lease protects it.
     """
     try:
-        lost = journal.heartbeat(
-            [run.lease for run, _ in group], lease_seconds=max(seconds for _, seconds in group)
-        )
+        leases = [run.lease for run, _ in group]
+        lost = journal.heartbeat(leases, lease_seconds=max(seconds for _, seconds in group))
+        cancelled = {_key(lease) for lease in journal.cancelled(leases)}
     except JournalError:
         return
     gone = {_key(lease) for lease in lost}
     for run, _ in group:
+        if _key(run.lease) in cancelled:
+            run.stop(RunCancelled())
         if _key(run.lease) in gone:
             HEART.leave(run.lease)
             run.stop(StaleOwner())

@@ -178,6 +178,76 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """What calls took, or may take, of what budgets count."""
+
+    cost_picousd: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    llm_calls: int = 0
+    tool_calls: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Input plus output."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Amounts) -> Amounts:
+        return Amounts(
+            cost_picousd=self.cost_picousd + other.cost_picousd,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            llm_calls=self.llm_calls + other.llm_calls,
+            tool_calls=self.tool_calls + other.tool_calls,
+        )
+
+    def __sub__(self, other: Amounts) -> Amounts:
+        return Amounts(
+            cost_picousd=self.cost_picousd - other.cost_picousd,
+            input_tokens=self.input_tokens - other.input_tokens,
+            output_tokens=self.output_tokens - other.output_tokens,
+            llm_calls=self.llm_calls - other.llm_calls,
+            tool_calls=self.tool_calls - other.tool_calls,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pot:
+    """What runs share a budget of.
+
+    Attributes:
+        label: Whose it is.
+        since: The first full hour since 1970 (UTC) that counts.
+    """
+
+    label: str
+    since: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What has been spent, and what calls under way may spend besides."""
+
+    spent: Amounts = Amounts()
+    reserved: Amounts = Amounts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What a call that is recorded took of the budgets that runs share.
+
+    Attributes:
+        labels: Whose they are.
+        hour: When it was made, in full hours since 1970 (UTC).
+        took: How much; what was reserved for its step is released.
+    """
+
+    labels: tuple[str, ...]
+    hour: int
+    took: Amounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
     """Who advances a run: one kickoff in one process of one host."""
 

@@ -879,7 +879,7 @@ class Run:
         self.check_owner()
         try:
             write()
-        except JournalError as error:
+        except (JournalError, RunCancelled) as error:
             raise self.stop(error) from error.__cause__
 
     def check_owner(self) -> None:

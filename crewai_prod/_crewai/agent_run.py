@@ -22,6 +22,7 @@ from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, seam_of, take_over
 from crewai_prod._crewai.usage import read_metrics
+from crewai_prod.cancelling import cancel
 from crewai_prod.errors import ToolFailed
 from crewai_prod.kickoff import Kickoff, place_around, whatever_happens, with_cause
 from crewai_prod.options import Options
@@ -89,6 +90,18 @@ class HardenedAgent(Seamed):
     async def akickoff(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
         """The same as `kickoff_async`."""
         return await self.kickoff_async(messages, *args, **kwargs)
+
+    def cancel(self, run_id: str) -> None:
+        """Stop a run, in whichever process it is at work, before its next step; see `cancel`.
+
+        Its kickoff raises `RunCancelled`. It can be resumed.
+
+        Raises:
+            RunNotFound: There is none of this id.
+            RunError: Nobody is at work on it.
+        """
+        seam: FacadeSeam = seam_of(self)
+        cancel(run_id, seam.options.open_journal())
 
     @property
     def last_run(self) -> str | None:

@@ -27,6 +27,7 @@ from crewai_prod._crewai.takeover import (
     seam_of,
     take_over,
 )
+from crewai_prod.cancelling import cancel
 from crewai_prod.errors import UsageError
 from crewai_prod.kickoff import Kickoff, place_around
 from crewai_prod.options import Options
@@ -145,6 +146,18 @@ class HardenedFlow(Seamed):
         """`resume` on the event loop."""
         working, inputs = await in_thread(self._answered, feedback, run_id)
         return await working.kickoff_async(inputs)
+
+    def cancel(self, run_id: str) -> None:
+        """Stop a run, in whichever process it is at work, before its next step; see `cancel`.
+
+        Its kickoff raises `RunCancelled`. It can be resumed.
+
+        Raises:
+            RunNotFound: There is none of this id.
+            RunError: Nobody is at work on it.
+        """
+        seam: FacadeSeam = seam_of(self)
+        cancel(run_id, seam.options.open_journal())
 
     def _answered(self, feedback: str, run_id: str | None) -> tuple[Any, Any]:
         seam: FacadeSeam = seam_of(self)

@@ -27,7 +27,7 @@ from crewai_prod.cli._errors import (
 from crewai_prod.cli._output import print_json, safe
 from crewai_prod.cli._report import Report
 from crewai_prod.cli.show import how_to_go_on, usage_line
-from crewai_prod.errors import CrewProdError, RunInterrupted, RunPaused
+from crewai_prod.errors import CrewProdError, RunCancelled, RunInterrupted, RunPaused
 from crewai_prod.journal import Journal
 from crewai_prod.records import LEGAL, RunStatus
 
@@ -130,7 +130,7 @@ class Execution:
 def _label(error: BaseException) -> str:
     if isinstance(error, RunPaused):
         return click.style("Paused:", fg="yellow")
-    if isinstance(error, RunInterrupted):
+    if isinstance(error, (RunCancelled, RunInterrupted)):
         return click.style("Stopped:", fg="yellow")
     return click.style("Error:", fg="red")
 

@@ -15,6 +15,7 @@ _COMMANDS = {
     "show": "show",
     "logs": "logs",
     "usage": "usage",
+    "cancel": "cancel",
     "doctor": "doctor",
 }
 """Commands and the modules of this folder they are in, in the order of the help."""

@@ -11,10 +11,11 @@ itself. All methods may be called from any thread; none may be called on an even
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from crewai_prod.records import (
+    Amounts,
     ApprovalRecord,
     AttemptRecord,
     Lease,
@@ -22,10 +23,13 @@ from crewai_prod.records import (
     NewRun,
     Opened,
     Owner,
+    Pot,
     RunRecord,
     RunStatus,
     RunSummary,
+    Settled,
     StepRecord,
+    Taken,
     TaskRecord,
     TaskSpending,
     TransitionRecord,
@@ -55,6 +59,7 @@ class JournalWriter(Protocol):
     ) -> None:
         """Record the intent to make a step, before its effect.
 
+        Raises `RunCancelled` in a session that was asked to stop.
         `attempt` is an earlier try of the same step that this one replaces.
         """
         ...
@@ -66,11 +71,45 @@ class JournalWriter(Protocol):
         *,
         messages: Iterable[MessageRecord] = (),
         attempt: AttemptRecord | None = None,
+        settled: Settled | None = None,
     ) -> None:
         """Record a step's outcome: insert it, or complete the row that `start_step` left.
 
         `messages` are those of the request that the journal does not hold yet; `attempt` is an
-        earlier try of the same step that this outcome replaces.
+        earlier try of the same step that this outcome replaces; `settled` what it took of budgets
+        that runs share.
+        """
+        ...
+
+    def reserve(
+        self,
+        lease: Lease,
+        step_id: str,
+        pots: Sequence[Pot],
+        decide: Callable[[Sequence[Taken]], Amounts | None],
+    ) -> None:
+        """Reserve something of budgets that runs share, for a step that is about to be made.
+
+        `decide` is told, for each of `pots`, what is spent and what calls under way have reserved
+        in all processes, and says how much to reserve, or None: nothing. It is called within the
+        transaction, perhaps twice, and must do nothing else. A reservation ends when the step is
+        recorded or `settle` is called, and counts only as long as its run is at work.
+        """
+        ...
+
+    def settle(self, lease: Lease, step_id: str, settled: Settled) -> None:
+        """Count what a step took of budgets that runs share, without recording it."""
+        ...
+
+    def cancel(self, run_id: str) -> None:
+        """Ask the session at work on a run to stop before its next step. Needs no lease.
+
+        From now on the intent of no call that acts is recorded in that session: `start_step` raises
+        `RunCancelled`. A run that has been cancelled stays so.
+
+        Raises:
+            RunNotFound: There is none of this id.
+            RunError: Nobody is at work on it.
         """
         ...
 
@@ -124,6 +163,10 @@ class JournalReader(Protocol):
 
     def conversation(self, run_id: str, digest: str) -> list[dict[str, Any]]:
         """The messages up to and with `digest`, first one first, contents filled in."""
+        ...
+
+    def cancelled(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Those of the sessions that somebody has asked to stop."""
         ...
 
     def approvals(

@@ -137,7 +137,47 @@ SELECT date(hour * 3600, 'unixepoch'), coalesce(crew, ''), kind, coalesce(task, 
 FROM run_usage GROUP BY 1, 2, 3, 4, 5, 6, 7;
 """
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(2, _money),)
+
+def _brakes(database: Database) -> None:
+    """Version 3: who is to stop, and budgets that runs share."""
+    connection = database.conn
+    assert connection is not None
+    for statement in statements(_BRAKES):
+        connection.execute(statement)
+
+
+_BRAKES = """
+CREATE TABLE cancellations (
+  run INTEGER PRIMARY KEY REFERENCES runs (run) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL,
+  asked_at REAL NOT NULL
+);
+CREATE TABLE shared_usage (
+  label TEXT NOT NULL,
+  hour INTEGER NOT NULL,
+  cost_picousd INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL,
+  tool_calls INTEGER NOT NULL,
+  PRIMARY KEY (label, hour)
+) WITHOUT ROWID;
+CREATE TABLE reservations (
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  step_id TEXT NOT NULL,
+  label TEXT NOT NULL,
+  epoch INTEGER NOT NULL,
+  cost_picousd INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL,
+  tool_calls INTEGER NOT NULL,
+  PRIMARY KEY (run, step_id, label)
+) WITHOUT ROWID;
+CREATE INDEX reservations_by_label ON reservations (label);
+"""
+
+MIGRATIONS: tuple[Migration, ...] = (Migration(2, _money), Migration(3, _brakes))
 
 
 def current_version() -> int:

@@ -34,6 +34,7 @@ from crewai_prod.journal._rows import (
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
+    Lease,
     RunRecord,
     RunStatus,
     RunSummary,
@@ -132,6 +133,11 @@ class SqliteReader:
                 message["content"] = _text_of(text)
             messages.append(message)
         return messages
+
+    def cancelled(self, leases: Sequence[Lease]) -> list[Lease]:
+        """See `JournalReader.cancelled`."""
+        asked = {tuple(row) for row in self._query(_sql.SESSIONS_TO_STOP, ())}
+        return [lease for lease in leases if (lease.run, lease.epoch) in asked]
 
     def approvals(
         self, run_id: str | None = None, *, status: str | None = None

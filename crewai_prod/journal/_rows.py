@@ -46,8 +46,17 @@ _attempt = _getter(_sql.ATTEMPT_PLAIN)
 _usage = attrgetter(*_sql.USAGE)
 
 
-def put_step(lease: Lease, step: StepRecord, vault: Plain) -> tuple[str, tuple[Any, ...]]:
-    """The statement that stores a step, and its parameters."""
+def put_step(
+    lease: Lease, step: StepRecord, vault: Plain, *, intent: bool = False
+) -> tuple[str, tuple[Any, ...]]:
+    """The statement that stores a step, and its parameters.
+
+    Args:
+        lease: The right to write.
+        step: The step.
+        vault: Seals its payloads.
+        intent: Whether it is about to be made: then not if the session is to stop.
+    """
     run_id, model, usage = lease.run_id, _model(step), step.usage
     brief = (
         *_step(step),
@@ -56,7 +65,8 @@ def put_step(lease: Lease, step: StepRecord, vault: Plain) -> tuple[str, tuple[A
         vault.seal(step.result, run_id, "steps.result"),
     )
     if usage is None and model == _NO_MODEL:
-        return _sql.PUT_BRIEF_STEP, (*brief, lease.run, lease.epoch)
+        statement = _sql.START_STEP if intent else _sql.PUT_BRIEF_STEP
+        return statement, (*brief, lease.run, lease.epoch)
     counts = _NO_USAGE if usage is None else _usage(usage)
     return _sql.PUT_STEP, (*brief, *model, *counts, *_cost(step.cost), lease.run, lease.epoch)
 

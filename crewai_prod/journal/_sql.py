@@ -85,6 +85,9 @@ def _list(columns: tuple[str, ...], prefix: str = "") -> str:
     return ", ".join(prefix + column for column in columns)
 
 
+AMOUNTS = ("cost_picousd", "input_tokens", "output_tokens", "llm_calls", "tool_calls")
+
+
 def _fenced(table: str, columns: tuple[str, ...], first: str = "run, epoch") -> str:
     marks = ", ".join("?" * len(columns))
     return (
@@ -100,10 +103,15 @@ def _updates(columns: tuple[str, ...]) -> str:
 # -- writing -------------------------------------------------------------------------------------
 
 
-def _put_step(columns: tuple[str, ...]) -> str:
+_NOT_CANCELLED = """AND NOT EXISTS (
+  SELECT 1 FROM cancellations c WHERE c.run = runs.run AND c.epoch = runs.epoch
+)"""
+
+
+def _put_step(columns: tuple[str, ...], condition: str = "") -> str:
     updates = _updates(STEP[len(STEP_IDENTITY) :])
     return (
-        f"{_fenced('steps', columns)} ON CONFLICT (run, step_id) DO UPDATE SET "
+        f"{_fenced('steps', columns)} {condition} ON CONFLICT (run, step_id) DO UPDATE SET "
         f"epoch = excluded.epoch, {updates} "
         # An outcome stays, unless a later try replaces it (an answer nobody could use, asked anew).
         "WHERE steps.status <> 'done' OR excluded.attempts > steps.attempts"
@@ -113,6 +121,8 @@ def _put_step(columns: tuple[str, ...]) -> str:
 PUT_STEP = _put_step(STEP)
 PUT_BRIEF_STEP = _put_step(STEP_BRIEF)
 """For a step that no model answered: a third of the time of `PUT_STEP` is its 15 more columns."""
+START_STEP = _put_step(STEP_BRIEF, _NOT_CANCELLED)
+"""The intent of a call that acts: none is recorded in a session that is to stop."""
 ADD_ATTEMPT = f"""
 INSERT INTO attempts (run, {_list(ATTEMPT)}) VALUES (?, {", ".join("?" * len(ATTEMPT))})"""
 ADD_MESSAGE = """
@@ -176,6 +186,22 @@ FROM spending WHERE run = ? GROUP BY run, {_list(SPENT_ON)}""",
 """When a session of a run ends: its sums are made anew, and those of its days with them."""
 ADD_TRANSITION = """
 INSERT INTO transitions (run, source, target, reason, epoch, at) VALUES (?, ?, ?, ?, ?, ?)"""
+ASK_TO_STOP = """
+INSERT INTO cancellations (run, epoch, asked_at) VALUES (?, ?, ?)
+ON CONFLICT (run) DO UPDATE SET epoch = excluded.epoch, asked_at = excluded.asked_at"""
+FORGET_SESSION = (
+    "DELETE FROM cancellations WHERE run = ?",
+    "DELETE FROM reservations WHERE run = ?",
+)
+"""When a session ends: nobody has to stop any more, and no call is under way."""
+RESERVE = f"""
+INSERT OR REPLACE INTO reservations (run, step_id, label, epoch, {_list(AMOUNTS)})
+VALUES (?, ?, ?, ?, {", ".join("?" * len(AMOUNTS))})"""
+RELEASE = "DELETE FROM reservations WHERE run = ? AND step_id = ?"
+SPEND = f"""
+INSERT INTO shared_usage (label, hour, {_list(AMOUNTS)})
+VALUES (?, ?, {", ".join("?" * len(AMOUNTS))}) ON CONFLICT (label, hour) DO UPDATE SET
+{", ".join(f"{one} = {one} + excluded.{one}" for one in AMOUNTS)}"""
 EXTEND_LEASE = """
 UPDATE runs SET lease_expires_at = ? WHERE run = ? AND epoch = ? AND owner_id = ?"""
 ADD_APPROVAL = """
@@ -188,6 +214,13 @@ WHERE id = ? AND status = 'open'"""
 # -- looking, inside a write ---------------------------------------------------------------------
 
 RUN_STATE = "SELECT epoch, status FROM runs WHERE run = ?"
+CANCELLED = "SELECT 1 FROM cancellations WHERE run = ? AND epoch = ?"
+_SUMS_OF_AMOUNTS = ", ".join(f"coalesce(sum({one}), 0)" for one in AMOUNTS)
+SPENT_OF = f"SELECT {_SUMS_OF_AMOUNTS} FROM shared_usage WHERE label = ? AND hour >= ?"
+RESERVED_OF = f"""
+SELECT {_SUMS_OF_AMOUNTS} FROM reservations v JOIN runs r ON r.run = v.run
+WHERE v.label = ?1 AND r.epoch = v.epoch AND r.status = 'running' AND r.lease_expires_at > ?2
+AND NOT (v.run = ?3 AND v.step_id = ?4)"""
 OPEN_APPROVAL = """
 SELECT id FROM approvals WHERE run = ? AND step_id IS ? AND kind = ? AND status = 'open'"""
 APPROVAL_STATE = """
@@ -196,6 +229,7 @@ SELECT a.status, r.run_id FROM approvals a JOIN runs r ON r.run = a.run WHERE a.
 # -- reading -------------------------------------------------------------------------------------
 
 RUN_BY_ID = f"SELECT {_list(RUN)} FROM runs WHERE run_id = ?"
+SESSIONS_TO_STOP = "SELECT run, epoch FROM cancellations"
 RUN_NUMBER = "SELECT run FROM runs WHERE run_id = ?"
 LAST_STEP_AT = """
 SELECT max(started_at + coalesce(duration_ms, 0) / 1000) FROM steps WHERE run = ?"""

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from crewai_prod._faults import point
-from crewai_prod.errors import JournalError, RunError, StaleOwner, UsageError
-from crewai_prod.journal import _sql
+from crewai_prod.errors import JournalError, RunCancelled, RunError, StaleOwner, UsageError
+from crewai_prod.journal import _sharing, _sql
 from crewai_prod.journal._crypto import Cipher, Plain, check_key, store_check
 from crewai_prod.journal._failures import BINDING_ERRORS, failures, translated
 from crewai_prod.journal._files import Durability, Handle, create_file, open_writer
@@ -36,7 +36,9 @@ from crewai_prod.records import (
     NewRun,
     Opened,
     Owner,
+    Pot,
     RunStatus,
+    Settled,
     StepRecord,
     TaskRecord,
 )
@@ -130,7 +132,7 @@ class SqliteJournal(SqliteReader):
         self, lease: Lease, step: StepRecord, *, attempt: AttemptRecord | None = None
     ) -> None:
         """See `JournalWriter.start_step`."""
-        statement, values = put_step(lease, step, self._vault)
+        statement, values = put_step(lease, step, self._vault, intent=True)
         tried = None if attempt is None else attempt_values(lease, attempt, self._vault)
 
         def work(connection: sqlite3.Connection) -> None:
@@ -148,6 +150,7 @@ class SqliteJournal(SqliteReader):
         *,
         messages: Iterable[MessageRecord] = (),
         attempt: AttemptRecord | None = None,
+        settled: Settled | None = None,
     ) -> None:
         """See `JournalWriter.finish_step`."""
         vault = self._vault
@@ -162,8 +165,11 @@ class SqliteJournal(SqliteReader):
                 connection.execute(_sql.ADD_MESSAGE, message)
             if tried is not None:
                 connection.execute(_sql.ADD_ATTEMPT, tried)
+            if settled is not None:
+                _sharing.settle(connection, lease, step.step_id, settled)
 
-        self._write(_FINISH_STEP, work, atomic=not fresh and tried is None)
+        atomic = not fresh and tried is None and settled is None
+        self._write(_FINISH_STEP, work, atomic=atomic)
 
     def save_task(
         self, lease: Lease, task: TaskRecord, *, messages: Iterable[MessageRecord] = ()
@@ -207,6 +213,7 @@ class SqliteJournal(SqliteReader):
                 _sql.ADD_TRANSITION,
                 (lease.run, source.value, status.value, reason, lease.epoch, now),
             )
+            _sharing.forget_session(connection, lease)
             _sum_up(connection, lease)
 
         try:
@@ -222,6 +229,30 @@ class SqliteJournal(SqliteReader):
             _sum_up(connection, lease)
 
         self._write(None, work)
+
+    def reserve(
+        self, lease: Lease, step_id: str, pots: Sequence[Pot], decide: _sharing.Decide
+    ) -> None:
+        """See `JournalWriter.reserve`."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _fence(connection, lease)
+            _sharing.reserve(connection, lease, step_id, pots, decide)
+
+        self._write(None, work)
+
+    def settle(self, lease: Lease, step_id: str, settled: Settled) -> None:
+        """See `JournalWriter.settle`."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _fence(connection, lease)
+            _sharing.settle(connection, lease, step_id, settled)
+
+        self._write(None, work)
+
+    def cancel(self, run_id: str) -> None:
+        """See `JournalWriter.cancel`."""
+        self._write(None, lambda c: _sharing.ask_to_stop(c, run_id, self._vault))
 
     def ask(self, lease: Lease, approval: ApprovalRecord) -> int:
         """See `JournalWriter.ask`."""
@@ -334,4 +365,6 @@ def _fence(connection: sqlite3.Connection, lease: Lease) -> str:
 def _refuse(connection: sqlite3.Connection, lease: Lease, step_id: str | None = None) -> None:
     """Say why a fenced write changed no row."""
     _fence(connection, lease)
+    if _sharing.is_to_stop(connection, lease):
+        raise RunCancelled(run_id=lease.run_id)
     raise RunError("The step has an outcome already.", run_id=lease.run_id, step_id=step_id)

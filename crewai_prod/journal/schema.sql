@@ -207,3 +207,38 @@ CREATE TABLE approvals (
 );
 CREATE INDEX approvals_by_run ON approvals (run, step_id, kind, status);
 CREATE INDEX approvals_by_status ON approvals (status, id);
+
+-- A session that somebody has asked to stop before its next step.
+CREATE TABLE cancellations (
+  run INTEGER PRIMARY KEY REFERENCES runs (run) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL, -- the session; a later one is not meant
+  asked_at REAL NOT NULL
+);
+
+-- What calls took of budgets that runs share, by the hour. What deleted runs took stays here.
+CREATE TABLE shared_usage (
+  label TEXT NOT NULL, -- of the budget; without one, kind/name of the crew: crew/writers
+  hour INTEGER NOT NULL, -- when the calls were made: full hours since 1970 (UTC)
+  cost_picousd INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL,
+  tool_calls INTEGER NOT NULL,
+  PRIMARY KEY (label, hour)
+) WITHOUT ROWID;
+
+-- What calls under way may take of them at most. A row counts as long as its run is at work: its
+-- session is the run's, and the lease holds.
+CREATE TABLE reservations (
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  step_id TEXT NOT NULL,
+  label TEXT NOT NULL,
+  epoch INTEGER NOT NULL,
+  cost_picousd INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL,
+  tool_calls INTEGER NOT NULL,
+  PRIMARY KEY (run, step_id, label)
+) WITHOUT ROWID;
+CREATE INDEX reservations_by_label ON reservations (label);

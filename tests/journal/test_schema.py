@@ -51,10 +51,13 @@ RELEASED = Path(__file__).with_name("released")
 TABLES = [
     "approvals",
     "attempts",
+    "cancellations",
     "journal_info",
     "messages",
+    "reservations",
     "run_usage",
     "runs",
+    "shared_usage",
     "steps",
     "tasks",
 ]

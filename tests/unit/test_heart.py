@@ -27,6 +27,10 @@ class Journal:
         self.beaten.release()
         return []
 
+    def cancelled(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Say that nobody asked any to stop."""
+        return []
+
 
 class Run:
     """What a heart needs to know of a run."""
