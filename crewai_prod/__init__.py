@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crewai_prod import errors
     from crewai_prod._crewai.harden import harden
     from crewai_prod._crewai.tool import tool
+    from crewai_prod.budget import Budget
     from crewai_prod.cancelling import cancel
     from crewai_prod.journal import Journal, open_journal
     from crewai_prod.retry import Retry
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from crewai_prod.tooling import CurrentStep, Outcome
 
 __all__ = [
+    "Budget",
     "CurrentStep",
     "Journal",
     "Outcome",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Budget": "crewai_prod.budget",
     "CurrentStep": "crewai_prod.tooling",
     "Journal": "crewai_prod.journal",
     "Outcome": "crewai_prod.tooling",

@@ -58,8 +58,39 @@ class Bill:
         try:
             known = self.prices.knows(ticket.provider, ticket.model or ticket.name, time.time())
         except Exception as error:  # noqa: BLE001 - the user's function: it does not know either
-            return _refusal(ticket, f" ({_said(error)})")
+            return _refusal(ticket, said=f" ({_said(error)})")
         return None if known else _refusal(ticket)
+
+    def at_most(self, ticket: Ticket, input_tokens: int, output_tokens: int) -> int | None:
+        """What a call of so many tokens costs at most, in trillionths of a US dollar.
+
+        All of the input may be written to the provider's cache, all of the output be reasoning.
+        None: nobody knows. What a provider itself reports may be more.
+        """
+        variants = (
+            Usage(
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cache_write_tokens=input_tokens if written else 0,
+                reasoning_tokens=output_tokens if reasoned else 0,
+                calls=1,
+            )
+            for written in (False, True)
+            for reasoned in (False, True)
+        )
+        asked = ticket.model or ticket.name
+        try:
+            costs = [
+                self.prices.price(ticket.provider, asked, one, time.time()) for one in variants
+            ]
+        except Exception:  # noqa: BLE001 - the user's function: it does not know either
+            return None
+        known = [cost.picousd for cost in costs if cost.picousd is not None]
+        return max(known) if len(known) == len(costs) else None
+
+    def unknown(self, ticket: Ticket, scope: str) -> ModelUnpriced:
+        """A budget in money covers a call whose price nobody knows."""
+        return _refusal(ticket, why=f"the {scope} has a budget in US dollars")
 
     def cost(
         self, ticket: Ticket, status: StepStatus, usage: Usage | None, model: str | None
@@ -111,11 +142,13 @@ def _said(error: Exception) -> str:
     return f"the function that was asked: {type(error).__name__}: {error}"
 
 
-def _refusal(ticket: Ticket, why: str = "") -> ModelUnpriced:
+def _refusal(
+    ticket: Ticket, *, said: str = "", why: str = "on_unpriced is 'fail'"
+) -> ModelUnpriced:
     model = ticket.model or ticket.name
     of = f" of {ticket.provider!r}" if ticket.provider else ""
     return ModelUnpriced(
-        f"No price is known for {model!r}{of}{why}, and on_unpriced is 'fail': it was not called.",
+        f"No price is known for {model!r}{of}{said}, and {why}: it was not called.",
         task=ticket.scope.task_name,
         agent=ticket.scope.agent,
         step_id=ticket.step_id,

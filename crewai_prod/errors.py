@@ -39,6 +39,8 @@ make it succeed.
         EmptyResponse            the model answered nothing
         ModelRejected            the provider refuses: key, quota, policy or a wrong request
       LimitError
+        BudgetExceeded           the next call would pass a limit that the run was given
+        BudgetPaused             the same, and the run waits for a person (a `RunPaused`)
         DeadlineExceeded         an agent's `max_execution_time` is over
         ModelUnpriced            nobody knows what a model costs, and such models are not called
       GuardError
@@ -351,6 +353,18 @@ class LimitError(CrewProdError):
     actor: ClassVar[Actor] = "operator"
 
 
+class BudgetExceeded(LimitError):
+    """The next call would pass a limit that was set. It was not made.
+
+    Raise the limit and resume the run: it goes on at that call, and what is finished stays so.
+    Fields: `limit` (`max_usd`, ...), `most`, `spent`, `left` and `scope` (whose budget it is).
+    """
+
+
+class BudgetPaused(RunPaused, BudgetExceeded):
+    """The next call would pass a limit that was set, and the run waits for a person to raise it."""
+
+
 class DeadlineExceeded(LimitError, TimeoutError):
     """The time that an agent may take for a task (`max_execution_time`, in seconds) is over.
 
@@ -362,7 +376,8 @@ class ModelUnpriced(LimitError):
     """No price is known for the model, and `on_unpriced` is `fail`: it was not called.
 
     Give its rates with `prices={"the model": {"input": 0.15, "output": 0.60}}` (US dollars per
-    million tokens), or allow it with `on_unpriced="warn"`. Fields: `provider`, `model`.
+    million tokens; 0 if it is your own). Without a budget in money `on_unpriced="warn"` allows it.
+    Fields: `provider`, `model`.
     """
 
 

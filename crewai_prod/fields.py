@@ -97,6 +97,13 @@ ALERT_MEDIAN: Final = "alert.median"  # ours: what it took before, half of the r
 ALERT_LIMIT: Final = "alert.limit"  # ours: from where on that is an outlier
 ALERT_RUNS: Final = "alert.runs"  # ours: how many runs it is compared with
 
+# -- a limit of which much is spent, on budget.warning --------------------------------------------
+
+BUDGET_LIMIT: Final = "budget.limit"  # ours: its name, such as max_usd
+BUDGET_MOST: Final = "budget.most"  # ours: its value
+BUDGET_SPENT: Final = "budget.spent"  # ours: how much of it is spent
+BUDGET_SCOPE: Final = "budget.scope"  # ours: on what it is: run, task, agent or label
+
 # -- totals of a run, on run.finished -------------------------------------------------------------
 
 TOTAL_LLM_CALLS: Final = "totals.llm_calls"  # ours: model calls that reported usage
@@ -132,7 +139,7 @@ STEP_DRIFT: Final = "step.drift"  # history answered a request that differs from
 LLM_FALLBACK: Final = "llm.fallback"  # another model is asked instead
 RETRY: Final = "retry"  # a try failed and another one follows
 WARNING: Final = "warning"  # something a person should know
-BUDGET_WARNING: Final = "budget.warning"  # a soft limit was passed
+BUDGET_WARNING: Final = "budget.warning"  # much of a limit is spent
 GUARD_VERDICT: Final = "guard.verdict"  # a guard has judged
 APPROVAL_REQUESTED: Final = "approval.requested"  # a person is asked
 

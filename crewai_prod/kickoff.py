@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from crewai_prod.alerting import tell
+from crewai_prod.budget import seconds_at_work
 from crewai_prod.deadlines import left
 from crewai_prod.errors import CrewProdError, JournalError, ReplayOnly
 from crewai_prod.failures import describe
@@ -74,8 +75,24 @@ class Kickoff:
             open_log=lambda run_id: self.options.open_log(journal, run_id, self.name),
         )
         opened = open_session(self.run, request, definitions)
+        if opened.lease is not None and self.options.budgets:
+            self._brake(opened)
         _watch(self.run)
         return opened
+
+    def _brake(self, opened: Opened) -> None:
+        """Hold the run to its budgets, all its sessions together."""
+        brakes, plans = self.run.braking.brakes, self.run.plans.values()
+        crew = self.kind == "crew"
+        tasks = {one.definition.name: f"tasks/{one.definition.position}" for one in plans}
+        brakes.join(
+            self.options.budgets,
+            of=f"{self.kind}/{self.name or ''}",
+            tasks=tasks if crew else None,
+        )
+        if self.options.budgets.seconds is not None:
+            changes = self.run.journal.transitions(self.run.run_id)
+            brakes.began(seconds_at_work(changes, opened.steps, self.run.lease.epoch))
 
     def complete(self, result: str) -> None:
         """Record that the run is done, with its result as JSON.
@@ -83,6 +100,10 @@ class Kickoff:
         Raises:
             JournalError: It could not be recorded.
         """
+        for name in self.run.braking.brakes.unmet():
+            self.run.log.warning(
+                f"A budget is on agent {name!r}, and none of that role was at work."
+            )
         self.run.end(RunStatus.COMPLETED, result=result)
         tell(self.run, self.options.on_alert)
 

@@ -31,6 +31,7 @@ import orjson
 
 from crewai_prod import fields, logfile
 from crewai_prod.alerts import Alert
+from crewai_prod.budget import Excess
 from crewai_prod.errors import UsageError
 from crewai_prod.records import (
     AttemptRecord,
@@ -473,6 +474,18 @@ class RunLog:
             fields.ALERT_RUNS: alert.runs,
         }
         self.emit(fields.USAGE_ALERT, "warning", **line)
+
+    def budget_warning(self, one: Excess) -> None:
+        """So much of a limit is spent that a person should know."""
+        spent, most = float(one.spent), float(one.most)
+        line = {
+            fields.MESSAGE: f"{spent:,g} of {most:,g} are spent: {one.limit} of the {one.scope}.",
+            fields.BUDGET_LIMIT: one.limit,
+            fields.BUDGET_MOST: most,
+            fields.BUDGET_SPENT: spent,
+            fields.BUDGET_SCOPE: one.scope,
+        }
+        self.emit(fields.BUDGET_WARNING, "warning", **line)
 
     def warning(self, message: str, *, event: str = fields.WARNING, **more: Any) -> None:
         """Something a person should know, in a sentence without prompts, arguments or results."""

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from crewai_prod.alerting import OnAlert
+from crewai_prod.budget import Budgets
 from crewai_prod.errors import UsageError
 from crewai_prod.journal import Journal
 from crewai_prod.journals import shared_journal
@@ -38,6 +39,7 @@ class Options:
     log: Any
     prices: Prices
     on_alert: OnAlert | None
+    budgets: Budgets
 
     @classmethod
     def read(
@@ -54,6 +56,8 @@ class Options:
         prices: Any = None,
         on_unpriced: Any = None,
         on_alert: OnAlert | None = None,
+        budget: Any = None,
+        budgets: Any = None,
     ) -> Options:
         """Check every option now, not at the first kickoff.
 
@@ -73,6 +77,7 @@ class Options:
             unknown=_unknown(unknown if unknown is not None else base.unknown),
             log=base.log if log is DEFAULT and base.log is not None else log,
             on_alert=_callable("on_alert", on_alert),
+            budgets=Budgets.read(budget, budgets),
             prices=Prices.read(
                 prices if prices is not None else base.prices,
                 on_unpriced if on_unpriced is not None else base.on_unpriced,

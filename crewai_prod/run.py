@@ -24,6 +24,7 @@ import orjson
 from crewai_prod import _faults, codec, deadlines
 from crewai_prod.admission import Admission
 from crewai_prod.bill import Bill
+from crewai_prod.braking import Braking
 from crewai_prod.concealing import mask
 from crewai_prod.errors import (
     CrewProdError,
@@ -170,6 +171,7 @@ class Run:
         self._stopped: CrewProdError | None = None
         self._usage = Usage()
         self.bill = Bill()
+        self.braking = Braking(self, self._write)
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
         self._redo: set[str] = set()
@@ -210,6 +212,7 @@ class Run:
         self._messages = set(opened.messages)
         self._usage = recorded_usage(opened.steps, opened.attempts)
         self.bill.take_up(opened.steps, opened.attempts)
+        self.braking.brakes.take_up(opened.steps, opened.attempts)
         self._spent = _usage_by_scope(opened.steps, opened.attempts)
         self._unmetered = sum(step.unmetered for step in opened.steps)
 
@@ -393,6 +396,7 @@ class Run:
 
         Raises:
             ModelUnpriced: Nobody knows what the call would cost, and such calls are not made.
+            BudgetExceeded: The time of the run is over.
             CrewProdError: The run was stopped, or the same request has failed for good before.
         """
         self.check()
@@ -418,6 +422,7 @@ class Run:
             refusal = self.bill.refusal(ticket)
             if refusal is not None:
                 raise self.stop(refusal)
+            self.braking.in_time(scope)
         return ticket
 
     def finish_model(self, ticket: Ticket, answer: Answer) -> None:
@@ -553,6 +558,7 @@ class Run:
         Raises:
             ToolOutcomeUnknown: It was started in an earlier session, nobody can tell whether it
                 acted, and the run now waits for a person.
+            BudgetExceeded: It would pass a limit, or the time of the run is over.
             CrewProdError: The run was stopped, or the intent could not be committed.
         """
         self.check()
@@ -572,8 +578,10 @@ class Run:
             self._note_replay(ticket, drifted=False)
         elif self.replay_only is not None:
             raise self.replay_only
-        elif self._admit(ticket, options) and ticket.effect == "write":
-            self._intend(ticket)
+        else:
+            self.braking.in_time(scope)
+            if self._admit(ticket, options) and ticket.effect == "write":
+                self._intend(ticket)
         return ticket
 
     def _admit(self, ticket: Ticket, options: ToolOptions) -> bool:
@@ -584,6 +592,7 @@ class Run:
         nested = ticket.effect == "nested"
         refusal = self._admission.refusal(ticket.name, options, nested=nested)
         if refusal is None:
+            self.braking.afford(ticket)
             return True
         ticket.effect = REFUSED
         step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(describe(refusal)).decode())
@@ -858,9 +867,10 @@ class Run:
     def _commit(
         self, ticket: Ticket, step: StepRecord, messages: Sequence[MessageRecord] = ()
     ) -> None:
+        settled = self.braking.brakes.settled(step, ticket.before)
         self._write(
             lambda: self.journal.finish_step(
-                self.lease, step, messages=messages, attempt=ticket.before
+                self.lease, step, messages=messages, attempt=ticket.before, settled=settled
             )
         )
         if self.ended:  # it was in flight for longer than the end of the run waits
@@ -871,8 +881,10 @@ class Run:
             if step.usage is not None:
                 self._usage += step.usage
                 self._spent[step.scope] = self._spent.get(step.scope, Usage()) + step.usage
+        self.braking.brakes.enter(step)
         self.bill.enter(step, ticket.scope.task_name, self.log)
         self.log.step_finished(step, task=ticket.scope.task_name)
+        self.braking.warn()
 
     def _write(self, write: Any) -> None:
         """Make a write; one that fails stops the run before its next effect."""

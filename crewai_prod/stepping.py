@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar, overload
 
 import orjson
 
+from crewai_prod.deadlines import ends_within
 from crewai_prod.errors import UsageError
 from crewai_prod.failures import revive
 from crewai_prod.kickoff import Kickoff, attach_finished, place_around, with_cause
@@ -225,6 +226,7 @@ class OpenRun:
     _kickoff: Kickoff | None = None
     _token: Any = field(default=None, repr=False)
     _code: Any = field(default=None, repr=False)
+    _time: Any = field(default=None, repr=False)
 
     def __enter__(self) -> Self:
         self._open()
@@ -236,8 +238,7 @@ class OpenRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        current_scope.reset(self._token)
-        users_code.reset(self._code)
+        self._leave()
         self._end(error)
 
     async def __aenter__(self) -> Self:
@@ -250,8 +251,7 @@ class OpenRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        current_scope.reset(self._token)
-        users_code.reset(self._code)
+        self._leave()
         if error is None or isinstance(error, (Exception, asyncio.CancelledError)):
             await in_thread(self._end, error)
         else:  # the loop itself is going down: nothing may be awaited any more
@@ -261,7 +261,14 @@ class OpenRun:
         assert self._kickoff is not None
         self._token = current_scope.set((self._kickoff.run, Scope()))
         self._code = users_code.set(True)
+        self._time = ends_within(self._kickoff.run.braking.brakes.seconds_left())
+        self._time.__enter__()
         return self
+
+    def _leave(self) -> None:
+        self._time.__exit__(None, None, None)
+        current_scope.reset(self._token)
+        users_code.reset(self._code)
 
     def _open(self) -> None:
         if self._kickoff is not None:
@@ -307,7 +314,7 @@ def open_run(
         name: What it is called in `crewai-prod runs`.
         inputs: What it is about; a run id belongs to one set of inputs.
         **options: As for `harden`: `journal`, `durability`, `unknown`, `log`, `prices`,
-            `on_unpriced`, `on_alert`, `settings`.
+            `on_unpriced`, `on_alert`, `budget`, `budgets` (agents only), `settings`.
 
     Returns:
         A context manager, entered once.

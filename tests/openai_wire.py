@@ -139,6 +139,17 @@ def usage_of(body: Body, reply: Reply) -> dict[str, Any]:
     }
 
 
+def _capped(body: Body, reply: Reply) -> Reply:
+    """The reply as far as the request's cap on output lets it come, as OpenAI does it."""
+    caps = [body[name] for name in ("max_completion_tokens", "max_tokens") if body.get(name)]
+    most = min(caps, default=None)
+    if most is None or usage_of(body, reply)["completion_tokens"] <= most:
+        return reply
+    usage = replace(reply.usage, completion=most)
+    text = (reply.text or "")[: most * 4]
+    return replace(reply, text=text, tool_calls=(), finish_reason="length", usage=usage)
+
+
 @dataclass(frozen=True, slots=True)
 class Wire:
     """What goes over one connection.
@@ -177,7 +188,7 @@ def error_wire(
 
 def chat_wire(body: Body, reply: Reply, digest: str) -> Wire:
     """Lay out the response to a chat request, its fault included."""
-    said = distort(reply)
+    said = _capped(body, distort(reply))
     usage = usage_of(body, said)
     base: dict[str, Any] = {
         "id": f"chatcmpl-{digest[:24]}",

@@ -164,6 +164,9 @@ class _AgentWork:
             run, place = around
             meant = digest(codec.meaning([_fingerprint(facade, asked), asked.meant]))
             scope, kickoff = run.nest(place, facade.role, meant), None
+            run.braking.brakes.join(
+                seam.options.budgets, of=f"agent/{facade.role}", path=scope.path
+            )
         else:
             options = seam.options.for_kickoff(asked.on_change, asked.unknown)
             run, scope = Run(options.open_journal(), options.tools, options.retry), Scope()

@@ -165,7 +165,7 @@ def in_scope(run: Run, scope: Scope) -> Iterator[None]:
 @contextmanager
 def in_kickoff(run: Run, scope: Scope) -> Iterator[None]:
     """Make the steps of a kickoff belong to `scope`, and leave none of its events begun."""
-    with events_ended(), in_scope(run, scope):
+    with events_ended(), in_scope(run, scope), ends_within(run.braking.brakes.seconds_left()):
         yield
 
 
@@ -207,7 +207,7 @@ def in_time(run: Run, agent: Any) -> Iterator[None]:
             yield
         except TimeoutError as error:
             left = seconds_left(None)
-            if isinstance(error, CrewProdError) or left is None or left > _ABOUT:
+            if isinstance(error, CrewProdError) or limit is None or left is None or left > _ABOUT:
                 raise
             text = f"Agent {agent.role!r} may take {limit} s for a task, and they are over."
             raise _final(run, DeadlineExceeded(text, agent=agent.role)) from error

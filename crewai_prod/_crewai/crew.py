@@ -17,6 +17,7 @@ from crewai_prod._crewai.asking import provided, provider_here
 from crewai_prod._crewai.batch import BatchKickoffs
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew_run import CrewSeam, NestedCrewSeam, RunCrew, nested_scope
+from crewai_prod._crewai.definition import task_name
 from crewai_prod._crewai.side_by_side import AtWork, undisturbed
 from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
 from crewai_prod.cancelling import cancel
@@ -223,6 +224,14 @@ def _within(run: Run, around: Scope, crew: Any, shop: _Shop, asked: Asked) -> Ne
     """A kickoff that belongs to the run it is made in."""
     files = crew_run.given_files(asked.args, asked.kwargs)
     scope = nested_scope(run, around, crew, [asked.inputs, files])
+    if shop.seam.options.budgets:
+        names = [task_name(task, position) for position, task in enumerate(crew.tasks)]
+        run.braking.brakes.join(
+            shop.seam.options.budgets,
+            of=f"crew/{crew.name or ''}",
+            path=scope.path,
+            tasks={name: f"{scope.path}/tasks/{n}" for n, name in enumerate(names)},
+        )
     workshop = Workshop(run, shop.seam.options.tools, scope)
     return NestedCrewSeam(shop=shop, run=run, workshop=workshop, scope=scope)
 

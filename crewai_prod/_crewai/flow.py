@@ -284,11 +284,12 @@ def _seam(facade: Any, seam: FacadeSeam, asked: Asked) -> FlowSeam:
         run, place = around
         definition = define_flow(facade, inputs_digest(asked.inputs))
         meant = digest(codec.meaning([definition.fingerprint]))
+        nested = run.nest(place, definition.name, meant)
+        run.braking.brakes.join(
+            seam.options.budgets, of=f"flow/{definition.name}", path=nested.path
+        )
         return FlowSeam(
-            holder=holder,
-            run=run,
-            workshop=Workshop(run, seam.options.tools),
-            nested=run.nest(place, definition.name, meant),
+            holder=holder, run=run, workshop=Workshop(run, seam.options.tools), nested=nested
         )
     options = seam.options.for_kickoff(asked.on_change, asked.unknown)
     run = Run(options.open_journal(), options.tools, options.retry)

@@ -67,7 +67,10 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             `(provider, model, usage, at) -> Decimal | None`; asked before the public lists.
             `on_unpriced`: `warn` (default), `fail` or a price, for models in neither.
             `on_alert`: called with an `Alert` when a run has ended in which a task took much more
-            than it used to. `settings`: a `Settings`.
+            than it used to. `budget`: a `Budget` of each run, or a list of them (a run's and a
+            month's). `budgets`: `{task name or agent role: Budget}`, for parts of it; what a task
+            kicks off or delegates counts as the task's, an agent's is what it does itself.
+            `settings`: a `Settings`.
 
     Returns:
         What it was given, hardened: still a `Crew`, `Flow`, `Agent` or model, a function that

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from crewai_prod._crewai.capping import with_cap
 from crewai_prod._crewai.sdks import one_try, tried_once
 from crewai_prod._crewai.takeover import Seamed
 from crewai_prod._crewai.usage import Reported, read_usage
@@ -102,11 +103,16 @@ class MeteredLLM(Seamed):
         return tried_once(super()._get_async_client())  # type: ignore[misc]
 
     def _prepare_completion_params(self, *args: Any, **kwargs: Any) -> Any:
-        """For LiteLLM, which hands these on to the SDK it calls."""
+        """With the cap of this call; and for LiteLLM, which hands these on to the SDK it calls."""
         params = super()._prepare_completion_params(*args, **kwargs)  # type: ignore[misc]
         if _meter.get() is not None and getattr(self, "is_litellm", False):
             params |= {"max_retries": 0, "num_retries": 0}
-        return params
+        return with_cap(self, params)
+
+    def _prepare_responses_params(self, *args: Any, **kwargs: Any) -> Any:
+        """For OpenAI's other protocol."""
+        params = super()._prepare_responses_params(*args, **kwargs)  # type: ignore[misc]
+        return with_cap(self, params, responses=True)
 
     def _track_token_usage_internal(self, usage_data: dict[str, Any]) -> None:
         meter = _meter.get()

@@ -124,7 +124,8 @@ class ModelCall:
 
     def _try(self, tries: Tries, work: Work) -> Any:
         tries.begin()
-        with calling(self.llm, tries.model) as meter:
+        tries.reserve()
+        with calling(self.llm, tries.model) as meter, tries.under_way():
             body_point("model.before_call")
             try:
                 answer = call_within(tries.seconds, lambda: work(tries.model))
@@ -147,7 +148,8 @@ class ModelCall:
 
     async def _atry(self, tries: Tries, work: AsyncWork) -> Any:
         tries.begin()
-        with calling(self.llm, tries.model) as meter:
+        await tries.areserve()
+        with calling(self.llm, tries.model) as meter, tries.under_way():
             body_point("model.before_call")
             try:
                 answer = await acall_within(tries.seconds, lambda: work(tries.model))

@@ -10,18 +10,23 @@ step's, it is the user's code that hears of it and decides.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 
 from crewai_prod import breakers
+from crewai_prod._crewai.capping import ask_of, is_cut, output_capped
 from crewai_prod._crewai.fallbacks import fallback
 from crewai_prod._crewai.metering import Meter, is_cut_short
 from crewai_prod._crewai.stop import Passing, StopRun, refusing
+from crewai_prod._crewai.usage import read_usage
+from crewai_prod.budget import Waits, weigh
 from crewai_prod.deadlines import TimeLimit, seconds_left
 from crewai_prod.errors import (
     ContextOverflow,
@@ -29,13 +34,16 @@ from crewai_prod.errors import (
     DeadlineExceeded,
     EmptyResponse,
     ModelError,
+    ModelRejected,
     ModelTimeout,
     ModelUnavailable,
 )
 from crewai_prod.provider_errors import classify
+from crewai_prod.records import Usage
 from crewai_prod.retry import Breaker
 from crewai_prod.run import in_users_code
 from crewai_prod.steps import lies_beside
+from crewai_prod.threads import in_thread
 from crewai_prod.waiting import apause, pause
 from crewai_prod.walk import Ticket
 
@@ -44,6 +52,11 @@ if TYPE_CHECKING:
 
 _OVERFLOWS: Final = 5
 """How often one agent's conversation may be found too long until shortening it is given up."""
+
+_LOOK: Final = 0.02
+"""Seconds between two looks at whether other calls have left enough of a budget."""
+_reserved: ContextVar[bool] = ContextVar("crewai_prod_reserved", default=False)
+"""Whether what is called here is called within a model call that has set something aside."""
 
 
 def _breaker(model: Any) -> Breaker:
@@ -62,6 +75,7 @@ class Tries:
 
     Attributes:
         model: Who is asked now.
+        cap: Tokens that this try may be answered with; None: as the model is set.
     """
 
     def __init__(self, call: ModelCall, ticket: Ticket, *, alone: bool = False) -> None:
@@ -77,6 +91,8 @@ class Tries:
         self._tried = False
         self._began = time.monotonic()
         self._wait = 0.0
+        self._weight: int | None = None
+        self.cap: int | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -132,6 +148,53 @@ class Tries:
         if refusal is not None:
             raise StopRun(self._run.stop(refusal))
 
+    def reserve(self) -> None:
+        """Set aside what the try may take of the run's budgets; wait for other calls if need be.
+
+        Raises:
+            StopRun: It would pass a limit, or the run was stopped meanwhile.
+            DeadlineExceeded: There is no time left for it.
+        """
+        while self._run.braking.brakes.on and not self.granted():
+            time.sleep(_LOOK)
+            self._still_in_time()
+
+    async def areserve(self) -> None:
+        """The same on an event loop; the journal is asked on a worker thread."""
+        while self._run.braking.brakes.on and not await in_thread(self.granted):
+            await asyncio.sleep(_LOOK)
+            self._still_in_time()
+
+    def granted(self) -> bool:
+        """Whether what the try may take could be set aside."""
+        if self._weight is None:
+            self._weight = weigh(self._call.messages, self._call.params)
+        ask = ask_of(self.model, self._weight)
+        with refusing():
+            found = self._run.braking.reserve(
+                self._ticket, ask, self._weight, patient=not _reserved.get()
+            )
+        if isinstance(found, Waits):
+            return False
+        self.cap = found.output if found.capped else None
+        return True
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Where the model is asked: capped, and what is called in here waits for no other call."""
+        token = _reserved.set(self._run.braking.brakes.on or _reserved.get())
+        try:
+            with output_capped(self.cap):
+                yield
+        finally:
+            _reserved.reset(token)
+
+    def _still_in_time(self) -> None:
+        self._still_wanted()
+        left = seconds_left(None)
+        if left is not None and left <= 0:
+            raise DeadlineExceeded
+
     def answered(self, answer: Any, meter: Meter) -> Any:
         """Commit an answer.
 
@@ -140,6 +203,7 @@ class Tries:
             ModelUnavailable: It is the beginning of one.
         """
         self._note(None)
+        self._refuse_cut(meter)
         unfit: ModelError | None = None
         if answer is None or (isinstance(answer, (str, list)) and not answer):
             unfit = EmptyResponse()
@@ -150,9 +214,25 @@ class Tries:
             raise unfit
         return self._call.finish(self._ticket, answer, meter, str(self.model.model))
 
+    def _refuse_cut(self, meter: Meter) -> None:
+        """Stop at an answer that the rest of a budget has cut: it is no answer, but paid for.
+
+        Raises:
+            StopRun: It is. Resumed with a higher limit, the run asks again.
+        """
+        said = sum(map(read_usage, meter.usages), Usage()).output_tokens
+        if self.cap is None or not is_cut(meter.finish_reason, said, self.cap):
+            return
+        unfit = ModelRejected(f"The answer was cut at {self.cap} tokens: so many were left.")
+        self._call.failed(self._ticket, unfit, meter)
+        with refusing():
+            raise self._run.braking.cut(self._ticket.scope)
+
     def failed(self, error: Exception, meter: Meter) -> Exception:
         """Record a try that failed; returns what it means. A hook's refusal is none."""
         if isinstance(error, Passing):
+            with refusing():
+                self._run.braking.release(self._ticket)
             return error
         failure = self._meaning(error)
         if isinstance(error, TimeLimit):
@@ -181,9 +261,14 @@ class Tries:
             yield
         except (ModelError, DeadlineExceeded) as error:
             raise self._final(error) from error.__cause__
+        finally:
+            self._run.braking.brakes.release(self._ticket.step_id)
 
     def _final(self, error: CrewProdError) -> Exception:
         scope = self._ticket.scope
+        over = self._run.braking.over_time(scope) if isinstance(error, DeadlineExceeded) else None
+        if over is not None:
+            return StopRun(over)
         error.task, error.agent, error.step_id = scope.task_name, scope.agent, self._ticket.step_id
         error.run_id = self._run.run_id
         error.fields |= {"attempts": self._made, "model": str(self.model.model)}

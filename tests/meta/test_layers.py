@@ -60,6 +60,7 @@ LAYERS = [
         "breakers",
         "admission",
         "brakes",
+        "braking",
         "cancelling",
         "owing",
         "trying",

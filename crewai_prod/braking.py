@@ -1,0 +1,168 @@
+"""Between a run and its budgets: what happens before a call that would pass a limit.
+
+Rule: the refusal is stored on the run before it is raised, like any other, and nothing of the call
+has happened by then. Whoever raises the limit and resumes the run goes on at that call. Knows
+nothing of crewai.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from crewai_prod.brakes import Brakes, Refused, Share
+from crewai_prod.budget import Ask, Budget, Decision, Excess, Fits, Waits, raised
+from crewai_prod.codec import text_of
+from crewai_prod.errors import BudgetExceeded, BudgetPaused, CrewProdError
+from crewai_prod.records import Amounts, Pot, Settled, Taken
+from crewai_prod.steps import Scope
+from crewai_prod.walk import Ticket
+
+if TYPE_CHECKING:
+    from crewai_prod.run import Run
+
+
+class Braking:
+    """The budgets of a run at work.
+
+    Args:
+        run: The run.
+        write: Makes a write to its journal; one that fails stops the run.
+
+    Attributes:
+        brakes: What is known of them.
+    """
+
+    def __init__(self, run: Run, write: Callable[[Callable[[], object]], None]) -> None:
+        self.brakes = Brakes()
+        self._run = run
+        self._write = write
+
+    def reserve(self, ticket: Ticket, ask: Ask, weight: int, *, patient: bool) -> Fits | Waits:
+        """Set aside what a model call may take of the budgets that cover it.
+
+        Args:
+            ticket: The call; its model and provider are who is asked now.
+            ask: What it may take, its input and its price aside.
+            weight: Of its request, as `budget.weigh` gives it.
+            patient: Whether it can wait for other calls to end.
+
+        Returns:
+            How much output is set aside; or that it may be made once other calls have ended.
+
+        Raises:
+            BudgetExceeded: It would pass a limit; the run is stopped.
+            ModelUnpriced: A budget in money covers it, and nobody knows its price.
+            JournalError: A budget that runs share could not be looked up.
+        """
+        model, bill = ticket.model or ticket.name, self._run.bill
+        tokens = self.brakes.estimate(ticket.step_id, model, weight)
+        priced = replace(ask, input_tokens=tokens)
+        in_money = self.brakes.in_money(ticket.scope)
+        if in_money is not None:
+            if bill.at_most(ticket, tokens, 0) is None:
+                raise self._run.stop(bill.unknown(ticket, in_money.name))
+            priced = replace(priced, price=lambda out: bill.at_most(ticket, tokens, out) or 0)
+        share = self._sharing(ticket)
+        while True:
+            granted = self.brakes.reserve(
+                ticket.scope, ticket.step_id, priced, share, patient=patient
+            )
+            self.warn()
+            if not isinstance(granted, Refused):
+                return granted
+            self._passed(granted, ticket.scope)
+
+    def release(self, ticket: Ticket) -> None:
+        """A model call for which something was set aside was not made after all."""
+        if self.brakes.release(ticket.step_id) and self.brakes.shared:
+            nothing, run = Settled(labels=(), hour=0, took=Amounts()), self._run
+            self._write(lambda: run.journal.settle(run.lease, ticket.step_id, nothing))
+
+    def afford(self, ticket: Ticket) -> None:
+        """Count a tool call in the budgets that cover it.
+
+        Raises:
+            BudgetExceeded: It would pass a limit; the run is stopped.
+            JournalError: A budget that runs share could not be looked up.
+        """
+        while self.brakes.on:
+            refused = self.brakes.admit_tool(ticket.scope, self._sharing(ticket))
+            self.warn()
+            if refused is None:
+                return
+            self._passed(refused, ticket.scope)
+
+    def in_time(self, scope: Scope) -> None:
+        """Begin nothing more once the time of the run is over.
+
+        Raises:
+            BudgetExceeded: It is; the run is stopped.
+        """
+        error = self.over_time(scope)
+        if error is not None:
+            raise error
+
+    def over_time(self, scope: Scope) -> CrewProdError | None:
+        """Why nothing more may be begun: the time of the run is over; it is stopped then.
+
+        What is at work has been told when to end: more time is given only when it is resumed.
+        """
+        refused = self.brakes.over_time()
+        if refused is None:
+            return None
+        decision = self._decided(refused)
+        return self._exceeded(refused.excess, scope, pause=decision != "stop")
+
+    def cut(self, scope: Scope) -> CrewProdError:
+        """Stop the run at an answer that was cut at what was left of its budgets."""
+        account, excess = self.brakes.tightest(scope)
+        return self._exceeded(excess, scope, pause=account.budget.on_limit == "pause")
+
+    def warn(self) -> None:
+        """Say of which limits so much is spent that a person should know."""
+        if self.brakes.on:
+            for one in self.brakes.warnings():
+                self._run.log.budget_warning(one)
+
+    def _passed(self, refused: Refused, scope: Scope) -> None:
+        """Do what is to be done before a limit is passed; returns if it has been raised."""
+        decision = self._decided(refused)
+        if isinstance(decision, Budget):
+            self.brakes.raise_to(refused.account, decision)
+            return
+        raise self._exceeded(refused.excess, scope, pause=decision == "pause")
+
+    def _decided(self, refused: Refused) -> Decision:
+        budget = refused.account.budget
+        if not callable(budget.on_limit):
+            return raised(budget, budget.on_limit)
+        try:
+            return raised(budget, budget.on_limit(refused.excess))
+        except Exception as error:  # noqa: BLE001 - whoever cannot decide has not raised the limit
+            self._run.log.warning(f"on_limit failed: {type(error).__name__}: {text_of(error)}")
+            return "stop"
+
+    def _exceeded(self, excess: Excess, scope: Scope, *, pause: bool) -> CrewProdError:
+        """Stop the run before it passes a limit; returns the refusal that is stored."""
+        kind = BudgetPaused if pause else BudgetExceeded
+        error = kind(
+            excess.message,
+            task=scope.task_name,
+            agent=scope.agent,
+            reason="budget",
+            limit=excess.limit,
+            most=excess.most,
+            spent=excess.spent,
+            left=excess.left,
+            scope=excess.scope,
+        )
+        return self._run.stop(error)
+
+    def _sharing(self, ticket: Ticket) -> Share:
+        def share(pots: Sequence[Pot], decide: Callable[[Sequence[Taken]], Amounts | None]) -> None:
+            run = self._run
+            self._write(lambda: run.journal.reserve(run.lease, ticket.step_id, pots, decide))
+
+        return share
