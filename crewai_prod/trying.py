@@ -166,9 +166,11 @@ class Trying:
         failure = self._named(error)
         self._note(failure)
         try:
-            return self._decide(failure)
+            found = self._decide(failure)
         except CrewProdError as refusal:
             return Stopped(refusal)
+        over = run.braking.over_time(self.ticket.scope) if isinstance(error, TimeLimit) else None
+        return found if over is None else Stopped(over)
 
     def _again(self) -> None:
         """Begin the next try.

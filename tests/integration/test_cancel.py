@@ -98,7 +98,7 @@ def test_another_process_is_heard_with_the_next_heartbeat(tmp_path: Path) -> Non
     heard = threading.Event()
     effects = Told(tmp_path, stop_it)
     with Server(SCRIPT) as server:
-        reads = dict.fromkeys(("look_up", "charge", "send"), {"effect": "read"})
+        reads = {name: {"effect": "read"} for name in ("look_up", "charge", "send")}
         settings = Settings(lease_seconds=0.6)
         crew = harden(make_crew(server, effects), journal=journal, tools=reads, settings=settings)
         watch = threading.Thread(target=_wait_for_stop, args=("r", heard))
