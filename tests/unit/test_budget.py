@@ -105,7 +105,8 @@ def test_no_order_of_calls_passes_a_limit(
     budget: Budget, calls: list[tuple[Ask, float, int]]
 ) -> None:
     """Calls begin and end in any order; each takes at most what was set aside for it."""
-    spent, under_way = Amounts(), []
+    spent = Amounts()
+    under_way: list[tuple[Amounts, Amounts]] = []
     for ask, part, ends in calls:
         reserved = sum((one for one, _ in under_way), Amounts())
         verdict = judge(budget, Taken(spent=spent, reserved=reserved), ask)
