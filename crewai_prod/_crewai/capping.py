@@ -21,6 +21,7 @@ from crewai_prod.budget import LONGEST, USUAL, Ask
 CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
 _REASONING = ("o1", "o3", "o4", "gpt-5")
+_OURS = "crewai_prod._crewai.metering"
 _OFFICIAL = "api.openai.com"
 _CATALOG = ("litellm_catalog", "model_prices_and_context_window.json")
 _cap: ContextVar[int | None] = ContextVar("crewai_prod_output_cap", default=None)
@@ -51,7 +52,7 @@ def with_cap(llm: Any, params: dict[str, Any], *, responses: bool = False) -> di
 def ask_of(llm: Any, input_tokens: int) -> Ask:
     """What a call of a model may take, its price aside."""
     own = _own_cap(llm)
-    can_lower = hasattr(llm, "_prepare_completion_params")
+    can_lower = _can_lower(llm)
     most = own or _longest_answer(str(getattr(llm, "provider", "")), str(llm.model))
     known = most is not None
     if most is None:
@@ -71,6 +72,16 @@ def is_cut(finish_reason: str | None, output_tokens: int, cap: int) -> bool:
     if finish_reason is not None:
         return str(finish_reason).lower() in _CUT
     return output_tokens >= cap
+
+
+def _can_lower(llm: Any) -> bool:
+    """Whether its class prepares requests in a way that we can change; ours are in all classes.
+
+    A model that thinks needs room for what it is set to think.
+    """
+    given = (kind for kind in type(llm).__mro__ if kind.__module__ != _OURS)
+    prepares = any("_prepare_completion_params" in vars(kind) for kind in given)
+    return prepares and not llm.__dict__.get("thinking")
 
 
 def _own_cap(llm: Any) -> int | None:

@@ -68,8 +68,10 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             `on_unpriced`: `warn` (default), `fail` or a price, for models in neither.
             `on_alert`: called with an `Alert` when a run has ended in which a task took much more
             than it used to. `budget`: a `Budget` of each run, or a list of them (a run's and a
-            month's). `budgets`: `{task name or agent role: Budget}`, for parts of it; what a task
-            kicks off or delegates counts as the task's, an agent's is what it does itself.
+            month's). `budgets`: `{task name or agent role: Budget}`, for parts of it (of a flow:
+            agent roles): what is kicked off or delegated in a task counts as the task's, what an
+            agent does itself as the agent's. Limits do not belong to what a run is: it may be
+            resumed with others.
             `settings`: a `Settings`.
 
     Returns:

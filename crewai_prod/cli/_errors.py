@@ -15,6 +15,7 @@ import click
 
 from crewai_prod.cli._output import print_json, safe
 from crewai_prod.errors import (
+    BudgetExceeded,
     Corrupt,
     CrewProdError,
     DefinitionChanged,
@@ -53,6 +54,10 @@ _WAYS_OUT: tuple[tuple[type[CrewProdError], str], ...] = (
         "Look whether the effect happened, then resume with `--unknown RESULT` (it did; RESULT is "
         "what the tool returned), `--unknown rerun` (it did not) or `--unknown fail` (tell the "
         "model that it failed).",
+    ),
+    (
+        BudgetExceeded,
+        "Raise the limit where the crew is hardened, then resume the run: nothing is repeated.",
     ),
     (JournalUnavailable, "`crewai-prod doctor` looks at the journal, its folder and the disk."),
     (SchemaTooNew, "Upgrade crewai-prod, or name another file with --journal."),

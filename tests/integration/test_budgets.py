@@ -41,6 +41,7 @@ from tests.integration.parts import (
     total,
 )
 from tests.integration.test_cost import by_hand, lines
+from tests.journal.support import child, finished
 from tests.openai_script import FAULTS
 from tests.openai_server import Conversation, Reply, Rule, Server, answer, use
 
@@ -397,6 +398,61 @@ def test_batches_share_a_window_without_overspending(tmp_path: Path) -> None:
         assert row["input_tokens"] + row["output_tokens"] == total(server)
         assert row["tool_calls"] <= 10
         assert list(open_journal(journal).database().query("SELECT * FROM reservations")) == []
+
+
+KICKS = """
+from pathlib import Path
+from types import SimpleNamespace
+from crewai_prod import Budget, harden
+from crewai_prod.errors import BudgetExceeded
+from tests.integration.parts import Effects, make_crew
+journal, url, name, most = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+crew = make_crew(SimpleNamespace(url=url), Effects(journal.parent), max_tokens=60)
+crew = harden(crew, journal=journal, budget=Budget(max_tokens=most, window="day", label="t"))
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(4):
+    try:
+        crew.kickoff(inputs={"who": name}, run_id=f"{name}-{number}")
+    except BudgetExceeded:
+        break
+"""
+
+
+def test_processes_share_a_window_without_overspending(tmp_path: Path) -> None:
+    """Three processes at once, one of them killed: what the server has sent stays within it.
+
+    Of the killed one a call under way may not be in the journal: one answer more may be sent.
+    """
+    journal = tmp_path / "runs.db"
+    with Server(SCRIPT) as server:
+        go(harden(make_crew(server, Effects(tmp_path)), journal=journal), inputs={"who": "x"})
+        one = total(server)
+        most = one * 5 // 2
+        started = [child(KICKS, str(journal), server.url, f"p{n}", str(most)) for n in range(3)]
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        time.sleep(0.3)
+        started[0].kill()
+        started[0].communicate()
+        for process in started[1:]:
+            finished(process)
+        taken = total(server) - one
+    (row,) = (
+        open_journal(journal)
+        .database()
+        .query(
+            "SELECT sum(input_tokens + output_tokens) AS tokens FROM shared_usage WHERE label = 't'"
+        )
+    )
+    assert row["tokens"] <= most
+    assert taken <= most + one // REQUESTS * 2
+    assert row["tokens"] > most / 2
 
 
 # -- time -----------------------------------------------------------------------------------------
