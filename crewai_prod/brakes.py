@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from crewai_prod.budget import (
+    SECONDS,
     Ask,
     Budget,
     Budgets,
@@ -31,6 +32,7 @@ from crewai_prod.budget import (
     limits_output,
     passed,
     tightest_limit,
+    time_spent,
     warned,
 )
 from crewai_prod.records import (
@@ -195,6 +197,9 @@ class Brakes:
     def began(self, seconds: float) -> None:
         """The clock of this session begins, after so many seconds in earlier ones."""
         self._before, self._began = seconds, time.monotonic()
+        for one in self._accounts:
+            if self._much_time_spent(one) is not None:
+                one.warned.add(SECONDS)
 
     def seconds_left(self) -> float | None:
         """Until the first limit in time; None if there is none."""
@@ -357,7 +362,18 @@ class Brakes:
                 for limit in sorted(warned(one.budget, one.spent) - one.warned):
                     one.warned.add(limit)
                     found.append(excess(one.budget, limit, one.spent, one.name))
+                late = self._much_time_spent(one)
+                if late is not None and SECONDS not in one.warned:
+                    one.warned.add(SECONDS)
+                    found.append(late)
         return found
+
+    def _much_time_spent(self, account: Account) -> Excess | None:
+        spent = time_spent(account.budget, self._elapsed)
+        much = spent is not None and (
+            float(spent.spent) >= float(spent.most) * account.budget.warn_at
+        )
+        return spent if much else None
 
     def tightest(self, scope: Scope) -> tuple[Account, Excess]:
         """The budget of which an answer has taken the last tokens of output, all that were left."""
@@ -371,7 +387,7 @@ class Brakes:
         """A user's function has raised a budget."""
         with self._lock:
             account.budget = budget
-            account.warned = warned(budget, account.spent)
+            account.warned = warned(budget, account.spent) | (account.warned & {SECONDS})
 
     # -- inner ------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ The estimate of input is the request's bytes (UTF-8) divided by three, and some 
 message and tool: more than any of the usual tokenizers makes of prose or code. It is corrected by
 what the model's provider has counted: by the highest ratio seen lately and a tenth more, and from
 the third call on to less, too. Not covered: images and files, which are taken for 2,000 tokens
-each; and requests that a provider's client makes within one call besides the first.
+each; requests that a provider's client makes within one call besides the first; and calls that were
+under way when their process was killed: nobody knows what they took, and they do not count.
 """
 
 from __future__ import annotations
@@ -359,10 +360,17 @@ def excess_of_call(budget: Budget, tokens: int, scope: str) -> Excess | None:
 
 def excess_of_time(budget: Budget, seconds: float) -> Excess | None:
     """Why a run that was at work for so long may not begin anything more, if it may not."""
+    found = time_spent(budget, seconds)
+    return found if found is not None and seconds >= found.most else None
+
+
+def time_spent(budget: Budget, seconds: float) -> Excess | None:
+    """What is left of the time of a run that was at work for so long, if it has a limit."""
     most = budget.max_seconds
-    if most is None or seconds < most:
+    if most is None:
         return None
-    return _excess(budget, SECONDS, [most, round(seconds, 3), 0.0], "run")
+    spent, left = round(seconds, 3), max(0.0, round(most - seconds, 3))
+    return _excess(budget, SECONDS, [most, spent, left], "run")
 
 
 def _excess(budget: Budget, limit: str, values: Sequence[Any], scope: str) -> Excess:

@@ -472,6 +472,8 @@ def test_a_run_has_so_many_seconds_over_all_its_sessions(tmp_path: Path) -> None
             crew.kickoff(run_id="r")
         assert time.monotonic() - began < 1.4
         assert caught.value.fields["limit"] == "max_seconds"
+        (line,) = lines(journal, "budget.warning")
+        assert (line["budget.limit"], line["budget.most"]) == ("max_seconds", 0.7)
         began = time.monotonic()
         with pytest.raises(BudgetExceeded):
             crew.kickoff(run_id="r")
