@@ -11,8 +11,11 @@ import pytest
 from crewai_prod.cli._errors import exit_status, program, resume_command
 from crewai_prod.cli._output import duration, iso, print_json, safe, short
 from crewai_prod.errors import (
+    BudgetExceeded,
+    BudgetPaused,
     CrewProdError,
     JournalUnavailable,
+    RunCancelled,
     RunInterrupted,
     RunInUse,
     RunPaused,
@@ -77,6 +80,9 @@ def test_durations_and_times() -> None:
         (UsageError(), 2),
         (RunPaused(), 3),
         (ToolOutcomeUnknown(), 3),
+        (BudgetPaused(), 3),
+        (BudgetExceeded(), 1),
+        (RunCancelled(), 1),
         (RunInUse(), 4),
         (RunInterrupted(signal=15), 143),
         (RunInterrupted(signal=2), 130),
