@@ -59,10 +59,11 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             class of flows, an `Agent`, or a model.
         **options: `journal`: path or `Journal`, default `CREWAI_PROD_JOURNAL`, else
             `.crewai_prod/journal.db` below the working directory. `durability`: `power` (default)
-            or `process`. `tools`: `{tool name: {"effect": "read" | "write" | "nested",
-            "idempotent": bool, "reconcile": function}}`. `on_change`: `stop` (default), `rerun` or
-            `keep`. `unknown`: `pause` (default), `rerun`, `fail` or an `Outcome`. `log`: a path,
-            `stderr`, a logger or None; default a file beside the journal. `prices`: `{model:
+            or `process`. `tools`: `{tool name: {"effect": "read" | "write" | "nested", ...}}`, with
+            the options of `ToolOptions`. `retry`: a `Retry`, for model calls. `on_change`: `stop`
+            (default), `rerun` or `keep`. `unknown`: `pause` (default), `rerun`, `fail` or an
+            `Outcome`. `log`: a path, `stderr`, a logger or None; default a file beside the
+            journal. `prices`: `{model:
             {"input": 0.15, "output": 0.60}}` in US dollars per million tokens, or a function
             `(provider, model, usage, at) -> Decimal | None`; asked before the public lists.
             `on_unpriced`: `warn` (default), `fail` or a price, for models in neither.
