@@ -186,11 +186,12 @@ def test_fallback(server: Server, effects: Effects, tmp_path: Path, path: str, m
     assert effects.lines == EFFECTS
     assert len(server.requests) == REQUESTS * 3
     steps = [s for s in open_journal(tmp_path / "runs.db").steps("a") if s.kind.value == "model"]
-    assert {step.model for step in steps} == {"other"}
+    assert {str(step.model).removeprefix("openai/") for step in steps} == {"other"}
     assert crew.usage_metrics.total_tokens == total(server)
     told = lines(tmp_path, "llm.fallback")
     assert len(told) == REQUESTS
-    assert (told[0]["fallback.from"], told[0]["gen_ai.request.model"]) == ("gpt-4o-mini", "other")
+    assert told[0]["fallback.from"].endswith("gpt-4o-mini")
+    assert told[0]["gen_ai.request.model"].endswith("other")
 
 
 def test_fallback_by_name_at_once_when_refused(
