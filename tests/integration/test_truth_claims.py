@@ -119,7 +119,8 @@ def test_a_tool_that_failed_is_no_call(server: Server, tmp_path: Path, effects: 
     def fail(amount: int) -> str:
         raise ConnectionError("no line")
 
-    crew.agents[0].tools[0].func = fail
+    [charging] = crew.agents[0].tools or []
+    charging.func = fail
     charge = use("charge", {"amount": 7})
     server.app.script = Conversation(Rule(charge, answer("charged 7")))
     options = {"charge": {"effect": "read", "required": True}}
