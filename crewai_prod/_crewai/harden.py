@@ -18,7 +18,9 @@ from crewai_prod._crewai.flow import harden_flow, harden_flow_class
 from crewai_prod._crewai.llm import harden_llm
 from crewai_prod.errors import UsageError
 from crewai_prod.options import Options
+from crewai_prod.prices import load
 
+load()  # before an application begins its threads
 _MARKS = (
     "is_task",
     "is_agent",
