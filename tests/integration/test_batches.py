@@ -328,7 +328,8 @@ def test_journal_that_cannot_be_written_ends_the_batch(
     with pytest.raises(JournalUnavailable, match="disk is full") as raised:
         each(crew, form, inputs=ITEMS, run_ids="b", concurrency=concurrency)
     assert "call again with the same run_ids" in str(raised.value.__notes__)
-    assert 3 <= len(statuses()) < 6
+    assert len(statuses()) >= 3
+    assert Counter(statuses().values())[RunStatus.COMPLETED] < 6
     fresh = hardened(server, effects, tools={"charge": {"effect": "read"}})
     assert raws(each(fresh, form, inputs=ITEMS, run_ids="b")) == CHARGED
 
