@@ -31,6 +31,7 @@ from crewai_prod.errors import (
     ModelError,
     ModelTimeout,
     ModelUnavailable,
+    UsageError,
 )
 from crewai_prod.provider_errors import classify
 from crewai_prod.retry import Breaker
@@ -179,7 +180,7 @@ class Tries:
         """Around all tries: what the last one raised becomes what the layers above are to see."""
         try:
             yield
-        except (ModelError, DeadlineExceeded) as error:
+        except (ModelError, DeadlineExceeded, UsageError) as error:
             raise self._final(error) from error.__cause__
 
     def _final(self, error: CrewProdError) -> Exception:

@@ -24,6 +24,7 @@ from crewai_prod.errors import (
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
+    UsageError,
 )
 from tests.crews import make_llm
 from tests.integration.parts import (
@@ -422,3 +423,23 @@ def test_a_provider_that_is_down_is_left_alone(
     server.app.faults = None
     time.sleep(2.0)
     assert go(crew, inputs=ASKED, run_id="c").raw == "sent to ann"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_fallback_that_cannot_be_made_is_said_at_once(
+    server: Server, effects: Effects, tmp_path: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever named it hears of it, not CrewAI, which would try the task again."""
+
+    def no_driver(name: str) -> Any:
+        raise ImportError("its SDK is not installed")
+
+    monkeypatch.setattr("crewai_prod._crewai.fallbacks.create_llm", no_driver)
+    server.app.faults = always(fault("unauthorized"))
+    crew = hardened(make_crew(server, effects), tmp_path, retry=Retry(fallback=["their/model"]))
+    with pytest.raises(UsageError, match="'their/model' cannot be made") as raised:
+        go(crew, mode, inputs=ASKED, run_id="a")
+    assert raised.value.run_id == "a"
+    assert len(server.requests) == 1
+    server.app.faults = None
+    assert go(crew, mode, inputs=ASKED, run_id="a").raw == "sent to ann"
