@@ -16,7 +16,7 @@ from crewai_prod.journal import Journal
 from crewai_prod.journals import shared_journal
 from crewai_prod.logs import DEFAULT, RunLog, open_log
 from crewai_prod.outcomes import UnknownPolicy
-from crewai_prod.prices import Prices
+from crewai_prod.prices import Prices, load
 from crewai_prod.replay import OnChange
 from crewai_prod.retry import Retry
 from crewai_prod.settings import Settings
@@ -64,6 +64,7 @@ class Options:
         Raises:
             UsageError: A value that does not exist, named with those that do.
         """
+        load()
         base = settings or _from_environment()
         if durability is not None:
             base = _with_durability(base, durability)

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation, localcontext
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, Literal, TypeAlias
 
 from crewai_prod.errors import UsageError
@@ -298,6 +299,15 @@ def _references(provider: str | None, model: str) -> list[tuple[str | None, str]
 
 def _provider(name: str) -> str:
     return _PROVIDERS.get(name.lower(), name.lower())
+
+
+def load() -> None:
+    """Import the lists, before any model is called.
+
+    They bring httpx2. OpenAI's SDK looks whether that module is loaded each time it reads an
+    answer, and trips over it while another thread is importing it: a paid answer would be lost.
+    """
+    import_module("genai_prices")
 
 
 def _find(provider_id: str | None, reference: str) -> Listing | None:

@@ -142,7 +142,8 @@ class History:
         asked beside the conversation (to remember the answer, say) did not fail it.
         """
         last = self.last_within(scope)
-        if last is not None and last.kind is StepKind.MODEL:
+        answered = last is not None and last.status is StepStatus.DONE
+        if last is not None and answered and last.kind is StepKind.MODEL:
             self._steps[last.step_id] = replace(last, status=StepStatus.FAILED)
             self._anew.add(last.step_id)
 

@@ -151,9 +151,10 @@ class Breaker:
             if self._opened is None or skipped():
                 return None
             left = self._opened + open_for - self.clock()
-            if left > 0 or self._probing:
-                return max(left, 0.0)
-            self._probing = True
+            if left > 0:
+                return left
+            # Whoever is let through may never report back: the next one is, after as long again.
+            self._opened, self._probing = self.clock(), True
             return None
 
     def succeeded(self) -> None:

@@ -142,7 +142,7 @@ def _end_of_input(reply: str, start: int) -> tuple[int, bool]:
         return start, False
     try:
         return _DECODER.raw_decode(reply, begin)[1], True
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no JSON, or more digits or levels than Python reads
         return start, False
 
 

@@ -26,7 +26,6 @@ from crewai_prod.errors import (
     CrewProdError,
     ToolCrashed,
     ToolInputInvalid,
-    ToolOutputInvalid,
     ToolRejected,
     ToolTimeout,
     ToolUnavailable,
@@ -232,8 +231,6 @@ class Trying:
 
     def _outcome(self, failure: Exception) -> Outcome:
         """What is known of the effect: `not_done` if it may be tried again, `failed` if not."""
-        if isinstance(failure, ToolOutputInvalid):
-            return Outcome.failed()  # it has acted, and said something else than it says it would
         if not self.acts or isinstance(failure, _NOTHING_DONE) or self._declared_safe(failure):
             return Outcome.not_done()
         found = self._reconciled()

@@ -18,7 +18,9 @@ from crewai_prod._crewai.flow import harden_flow, harden_flow_class
 from crewai_prod._crewai.llm import harden_llm
 from crewai_prod.errors import UsageError
 from crewai_prod.options import Options
+from crewai_prod.prices import load
 
+load()  # before an application begins its threads
 _MARKS = (
     "is_task",
     "is_agent",
@@ -59,10 +61,11 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             class of flows, an `Agent`, or a model.
         **options: `journal`: path or `Journal`, default `CREWAI_PROD_JOURNAL`, else
             `.crewai_prod/journal.db` below the working directory. `durability`: `power` (default)
-            or `process`. `tools`: `{tool name: {"effect": "read" | "write" | "nested",
-            "idempotent": bool, "reconcile": function}}`. `on_change`: `stop` (default), `rerun` or
-            `keep`. `unknown`: `pause` (default), `rerun`, `fail` or an `Outcome`. `log`: a path,
-            `stderr`, a logger or None; default a file beside the journal. `prices`: `{model:
+            or `process`. `tools`: `{tool name: {"effect": "read" | "write" | "nested", ...}}`, with
+            the options of `ToolOptions`. `retry`: a `Retry`, for model calls. `on_change`: `stop`
+            (default), `rerun` or `keep`. `unknown`: `pause` (default), `rerun`, `fail` or an
+            `Outcome`. `log`: a path, `stderr`, a logger or None; default a file beside the
+            journal. `prices`: `{model:
             {"input": 0.15, "output": 0.60}}` in US dollars per million tokens, or a function
             `(provider, model, usage, at) -> Decimal | None`; asked before the public lists.
             `on_unpriced`: `warn` (default), `fail` or a price, for models in neither.

@@ -22,7 +22,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crewai.agents.parser import AgentFinish
@@ -38,10 +38,11 @@ from pydantic import BaseModel
 from crewai_prod import complaints
 from crewai_prod._crewai.metering import model_failures
 from crewai_prod._crewai.places import scope_of
-from crewai_prod._crewai.stop import Passing, StopRun
+from crewai_prod._crewai.stop import Passing, StopRun, refusing
 from crewai_prod._crewai.takeover import seam_of
 from crewai_prod.codec import text_of
-from crewai_prod.errors import CrewProdError, OutputInvalid, ToolFailed, UnverifiedToolClaim
+from crewai_prod.errors import CrewProdError, OutputInvalid, UnverifiedToolClaim
+from crewai_prod.owing import demand
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 
@@ -172,13 +173,12 @@ class _Review:
     def _of_claim(self, tools: list[str], by_others: bool) -> str:
         self.claims += 1
         if self.claims > MOST_CLAIMS:
+            self._demand()
             self.run.distrust_last_answer(self.scope)
-            tried = [name for name in tools if name in self.run.called(self._place())]
-            kind = ToolFailed if tried else UnverifiedToolClaim
-            error = kind(
+            error = UnverifiedToolClaim(
                 f"The task requires a successful call of {', '.join(tools)}; {self.claims} answers "
-                f"were given without one{', and all calls have failed' if tried else ''}.",
-                tools=tried or tools,
+                "were given without one.",
+                tools=tools,
                 attempts=self.claims,
                 task=self.scope.task_name,
                 agent=self.scope.agent,
@@ -186,6 +186,19 @@ class _Review:
             raise StopRun(self.run.stop(error))
         self._log("claim", self.claims, f"No successful call of {', '.join(tools)} is on record.")
         return complaints.claim(tools, by_others=by_others)
+
+    def _demand(self) -> None:
+        """Where there were calls and they failed, that is what is wrong, not a claim.
+
+        Raises:
+            StopRun: The run is stopped with the failure.
+        """
+        tools = list(self.executor.original_tools or [])
+        held = [*tools, *(one for other in self._coworkers(tools) for one in other.tools or [])]
+        seams = [seam for seam in map(seam_of, held) if seam is not None]
+        declared = {seam.original.name: seam.options for seam in seams}
+        with refusing():
+            demand(self.run, replace(self.scope, path=self._place()), None, declared, ())
 
     # -- the form of an answer --------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ run goes the same way.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -37,6 +38,8 @@ def told(asked: Asked, answer: Any) -> Any:
     forced CrewAI names no agent.
     """
     of_agent = asked.sources.get("from_agent") is not None
+    if isinstance(answer, list):
+        return [_with_object(call) for call in answer]
     if not isinstance(answer, str) or not of_agent or "tools" in asked.params:
         return answer
     cut = uninvented(answer)
@@ -48,6 +51,26 @@ def told(asked: Asked, answer: Any) -> Any:
         characters=max(len(answer) - len(cut), 0),
     )
     return cut
+
+
+def _with_object(call: Any) -> Any:
+    """A native tool call whose arguments are an object, as CrewAI takes for granted.
+
+    It would end the run at `[1]`. As an argument of no tool's, the model is told what is wrong.
+    What is no JSON at all CrewAI tells the model itself.
+    """
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return call
+    said = function.get("arguments")
+    if not isinstance(said, str) or said.lstrip().startswith("{"):
+        return call
+    try:
+        given = json.loads(said)
+    except (ValueError, RecursionError):
+        return call
+    named = json.dumps({} if given is None else {"arguments": given})
+    return {**call, "function": {**function, "arguments": named}}
 
 
 def _instructions(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -37,6 +37,7 @@ from crewai_prod.errors import (
     ModelRejected,
     ModelTimeout,
     ModelUnavailable,
+    UsageError,
 )
 from crewai_prod.provider_errors import classify
 from crewai_prod.records import Usage
@@ -259,7 +260,7 @@ class Tries:
         """Around all tries: what the last one raised becomes what the layers above are to see."""
         try:
             yield
-        except (ModelError, DeadlineExceeded) as error:
+        except (ModelError, DeadlineExceeded, UsageError) as error:
             raise self._final(error) from error.__cause__
         finally:
             self._run.braking.brakes.release(self._ticket.step_id)

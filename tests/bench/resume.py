@@ -11,18 +11,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crewai_prod import harden
+from crewai_prod import Retry, harden
+from crewai_prod.errors import ModelError
 from crewai_prod.journal import new_owner, open_journal
 from crewai_prod.records import NewRun
 from tests.bench.table import Row, amount, paired
 from tests.bench.workloads import READS, Talk, make_crew
+
+ONCE = Retry(attempts=1)
 
 
 def measure(folder: Path, *, quick: bool) -> Iterator[Row]:
     """A run that failed at its last model call, all its steps in one unfinished task."""
     turns, rounds = (25, 2) if quick else (500, 7)
     failed = folder / "failed.db"
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(ModelError):
         _hardened(Talk(turns, "native", failing=True), failed).kickoff(run_id="r")
     assert len(open_journal(failed, create=False).steps("r")) == 2 * turns + 1
     opening, resumed, walked, calls = [], [], [], 0
@@ -58,7 +61,7 @@ def _rows(
 
 def _hardened(talk: Talk, journal: Path) -> Any:
     crew = make_crew(talk.llm(), talk.turns)
-    return harden(crew, journal=journal, durability="process", tools=READS, log=None)
+    return harden(crew, journal=journal, durability="process", tools=READS, log=None, retry=ONCE)
 
 
 def _ms(crew: Any, **arguments: Any) -> float:

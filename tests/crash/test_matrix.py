@@ -8,12 +8,12 @@ from crewai_prod.crashtest import Harness, Report
 from crewai_prod.crashtest.plans import AtBoundary, AtRandom, EverySession, Plan, spread
 from tests.crash.subjects import SUBJECTS
 
-_BOUNDARIES = 6
-_RANDOM = 2
-_SLOW = {"remembering": 3}
+_BOUNDARIES = 4
+_RANDOM = 1
+_SLOW = {"remembering": 2}
 """Boundaries of shapes whose processes take seconds to start; there are no random kills of them."""
-_EVERY_SESSION = {"parallel-calls", "odd-tools"}
-"""The shapes whose every session is killed here too: it takes half a minute each."""
+_EVERY_SESSION = {"parallel-calls"}
+"""The shape whose every session is killed here too: it takes half a minute."""
 
 
 @pytest.mark.parametrize("name", SUBJECTS)

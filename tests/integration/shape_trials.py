@@ -11,6 +11,8 @@ new process would. What comes out must be the bare crew's: output, effects and b
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -331,13 +333,18 @@ def _done(one: Shape, scene: Scene, result: Any) -> Done:
     )
 
 
+_ADDRESS = re.compile("0x[0-9a-f]+")
+"""What CrewAI's planner shows of tools: where they are in memory, which is no part of a request."""
+
+
 def _each_once(spared: Callable[[Seen], bool]) -> Callable[[Seen], Any]:
     failed: set[str] = set()
 
     def schedule(seen: Seen) -> Any:
-        if seen.digest in failed or spared(seen):
+        asked = _ADDRESS.sub("", json.dumps(seen.body))
+        if asked in failed or spared(seen):
             return None
-        failed.add(seen.digest)
+        failed.add(asked)
         return _FAULT
 
     return schedule

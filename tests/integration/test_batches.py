@@ -112,7 +112,7 @@ def test_bad_item_stands_in_its_place_and_a_second_call_finishes_it(
     assert [one for n, one in enumerate(raws(first)) if n != 1] == CHARGED[:1] + CHARGED[2:]
     assert isinstance(first[1], Exception)
     assert "401" in str(first[1])
-    assert "run_id='bob'" in str(first[1].__notes__)
+    assert "run_id='bob'" in str(first[1])
     assert crew.usage_metrics.total_tokens == total(server)
     assert crew.tasks[0].output is None
     assert Counter(statuses().values()) == {RunStatus.COMPLETED: 5, RunStatus.FAILED: 1}
@@ -256,7 +256,7 @@ def test_first_error_is_raised_if_wanted(server: Server, effects: Effects) -> No
     crew = hardened(server, effects)
     with pytest.raises(Exception, match="401") as raised:
         crew.kickoff_for_each(inputs=ITEMS, run_ids=list(NAMES), return_exceptions=False)
-    assert "run_id='bob'" in str(raised.value.__notes__)
+    assert "run_id='bob'" in str(raised.value)
     assert Counter(statuses().values()) == {RunStatus.COMPLETED: 4, RunStatus.FAILED: 2}
 
 
@@ -328,7 +328,8 @@ def test_journal_that_cannot_be_written_ends_the_batch(
     with pytest.raises(JournalUnavailable, match="disk is full") as raised:
         each(crew, form, inputs=ITEMS, run_ids="b", concurrency=concurrency)
     assert "call again with the same run_ids" in str(raised.value.__notes__)
-    assert 3 <= len(statuses()) < 6
+    assert len(statuses()) >= 3
+    assert Counter(statuses().values())[RunStatus.COMPLETED] < 6
     fresh = hardened(server, effects, tools={"charge": {"effect": "read"}})
     assert raws(each(fresh, form, inputs=ITEMS, run_ids="b")) == CHARGED
 
@@ -479,7 +480,7 @@ def test_batch_in_a_tool_belongs_to_the_run_around_it(
     outer = boss_of(server, path, work)
     fail_for(server, "cid")
     result = outer.kickoff(run_id="outer")
-    assert told == [*CHARGED[:2], "AuthenticationError", *CHARGED[3:]]
+    assert told == [*CHARGED[:2], "ModelRejected", *CHARGED[3:]]
     assert (result.raw, set(statuses())) == ("done", {"outer"})
     assert result.token_usage.total_tokens == total(server)
 

@@ -13,7 +13,7 @@ from crewai.memory.unified_memory import Memory
 
 from crewai_prod import harden, open_journal, open_run
 from crewai_prod.records import StepKind
-from tests.integration.parts import PATHS, Effects, fail_once, total
+from tests.integration.parts import PATHS, Effects, Killed, fail_once, total
 from tests.integration.shape_trials import Scene
 from tests.integration.shapes.memory import WORK, crew_memory, memory_of, records
 from tests.memory_script import LONG, of_memory, remembering
@@ -67,9 +67,9 @@ def test_a_task_that_is_walked_again_saves_nothing_twice(scene: Scene) -> None:
     def callback(_: Any) -> None:
         if not failed:
             failed.append(True)
-            raise RuntimeError("the process dies here")
+            raise Killed
 
-    with pytest.raises(RuntimeError, match="dies here"):
+    with pytest.raises(Killed):
         _run(_one_task(scene, callback=callback), scene)
     saved, asked = records(scene), len(scene.server.requests)
     assert len(saved) == 2

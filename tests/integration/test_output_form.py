@@ -52,6 +52,10 @@ def _crew(server: Server, effects: Effects, path: str, tools: bool = True, **ask
     return Crew(agents=[agent], tasks=[task])
 
 
+def _asking(form: str) -> dict[str, Any]:
+    return {form: Receipt}
+
+
 def _complaints(turn: Turn) -> int:
     """How often the model was told that its answer has the wrong form."""
     return json.dumps(turn.body["messages"]).count(TOLD)
@@ -84,7 +88,7 @@ def test_an_answer_is_mended(
 ) -> None:
     """The model is told field by field, in its conversation, and its next answer is the task's."""
     server.app.script = _misfits(1)
-    crew = harden(_crew(server, effects, path, **{asked: Receipt}), journal=tmp_path / "j.db")
+    crew = harden(_crew(server, effects, path, **_asking(asked)), journal=tmp_path / "j.db")
     result = go(crew, mode, run_id="a")
     assert (result.raw, _form_of(result, asked)) == (GOOD, FORMS[asked])
     assert (effects.lines, len(server.requests)) == (["charge 7"], 3)
@@ -103,7 +107,7 @@ def test_an_answer_that_is_never_mended(
 ) -> None:
     """After three answers the run stops; each resume asks for one more."""
     server.app.script = _misfits(99)
-    crew = harden(_crew(server, effects, path, **{asked: Receipt}), journal=tmp_path / "j.db")
+    crew = harden(_crew(server, effects, path, **_asking(asked)), journal=tmp_path / "j.db")
     for requests in (4, 5):
         with pytest.raises(OutputInvalid, match="payer") as failed:
             go(crew, mode, run_id="a")

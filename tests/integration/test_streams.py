@@ -10,6 +10,7 @@ import pytest
 from crewai.types.streaming import StreamChunkType
 
 from crewai_prod import harden
+from crewai_prod._crewai.stop import Passing
 from tests.integration.parts import MODES, Effects, Mode
 from tests.integration.shape_trials import Scene
 from tests.integration.shapes.models import streaming_crew
@@ -39,14 +40,14 @@ def test_a_replayed_answer_is_streamed_in_one_chunk(
     def callback(_: Any) -> None:
         if not failed:
             failed.append(True)
-            raise RuntimeError("the process dies here")
+            raise Passing("the run ends here")
 
     def crew() -> Any:
         made = streaming_crew(scene)
         made.tasks[0].callback = callback
         return harden(made, journal=tmp_path / "j.db")
 
-    with pytest.raises(RuntimeError, match="dies here"):
+    with pytest.raises(Passing, match="ends here"):
         _chunks(crew(), mode)
     asked = len(server.requests)
     chunks, result = _chunks(crew(), mode)

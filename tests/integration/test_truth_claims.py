@@ -119,12 +119,13 @@ def test_a_tool_that_failed_is_no_call(server: Server, tmp_path: Path, effects: 
     def fail(amount: int) -> str:
         raise ConnectionError("no line")
 
-    crew.agents[0].tools[0].func = fail
+    [charging] = crew.agents[0].tools or []
+    charging.func = fail
     charge = use("charge", {"amount": 7})
     server.app.script = Conversation(Rule(charge, answer("charged 7")))
     options = {"charge": {"effect": "read", "required": True}}
     hardened = harden(crew, journal=tmp_path / "j.db", tools=options)
-    with pytest.raises(ToolFailed, match="all calls have failed"):
+    with pytest.raises(ToolFailed, match="had to succeed"):
         hardened.kickoff(run_id="a")
     assert open_journal(tmp_path / "j.db").run("a").status.value != "completed"
 

@@ -9,7 +9,7 @@ from crewai import Crew, Task
 from crewai.agent.planning_config import PlanningConfig
 
 from tests.integration.shape_trials import Scene, shape
-from tests.openai_server import Conversation, Reply, Rule, Seen, Turn, answer, call, use
+from tests.openai_server import Conversation, Reply, Rule, Turn, answer, call, use
 
 _PLAN = {"list_of_plans_per_task": [{"task_number": 1, "task": "t", "plan": "step one"}]}
 _CHARGE = use("charge", {"amount": 7})
@@ -60,11 +60,6 @@ def _is_planning(turn: Turn) -> bool:
     return "create_reasoning_plan" in json.dumps(turn.body.get("tools") or [])
 
 
-def swallowed(seen: Seen) -> bool:
-    """The requests of the task that is planned: CrewAI goes on without what failed of these."""
-    return "Close the shop" not in str(seen.body["messages"])
-
-
 def _reasoned(scene: Scene, config: PlanningConfig) -> Crew:
     """An agent that plans its task, does it step by step and looks at each, then a plain task."""
     scene.script(
@@ -79,6 +74,7 @@ def _reasoned(scene: Scene, config: PlanningConfig) -> Crew:
             Rule(Reply(json.dumps(_OBSERVED)), task="Just completed step"),
             Rule(_CHARGE, answer("charged 7"), task="## Current Step\nCharge it"),
             Rule(answer("said so"), task="## Current Step\nSay so"),
+            Rule(answer("charged 7"), task="Observation: charged 7"),
             Rule(Reply("charged 7, and said so"), task="Synthesize"),
             Rule(_CHARGE, answer("charged 7"), task="Current Task: Charge the card"),
         )
@@ -90,19 +86,19 @@ def _reasoned(scene: Scene, config: PlanningConfig) -> Crew:
     return Crew(agents=[one, other], tasks=[first, last])
 
 
-@shape(few=True, spared=swallowed)
+@shape(few=True)
 def reasoned(scene: Scene) -> Crew:
     """The agent plans with its own model."""
     return _reasoned(scene, PlanningConfig(max_attempts=1))
 
 
-@shape(few=True, paths=("text",), spared=swallowed)
+@shape(few=True, paths=("text",))
 def reasoned_by_object(scene: Scene) -> Crew:
     """It plans with another model."""
     return _reasoned(scene, PlanningConfig(max_attempts=1, llm=scene.llm(temperature=0.5)))
 
 
-@shape(few=True, spared=swallowed)
+@shape(few=True)
 def reasoned_by_name(scene: Scene) -> Crew:
     """It plans with a model given by name, and goes to all lengths."""
     config = PlanningConfig(max_attempts=1, llm="openai/gpt-4o", reasoning_effort="high")
