@@ -194,3 +194,21 @@ SELECT r.run_id, s.step_id, s.seq, s.scope, s.agent, s.name, (
   ) AS asked, s.result AS answered
 FROM steps s JOIN runs r ON r.run = s.run
 WHERE s.kind = 'model';
+
+-- One row per crew, task and reason for which people were asked. rate: the part of all runs of that
+-- crew in which that was so, from 0 to 1.
+CREATE VIEW escalations AS
+WITH crews AS (SELECT kind, crew, count(*) AS runs FROM runs GROUP BY kind, crew)
+SELECT r.kind, r.crew, a.task, coalesce(a.why, 'unknown') AS why,
+  count(*) AS questions,
+  count(DISTINCT a.run) AS runs,
+  sum(a.status = 'open') AS open,
+  count(CASE a.verdict WHEN 'approved' THEN 1 END) AS approved,
+  count(CASE a.verdict WHEN 'rejected' THEN 1 END) AS rejected,
+  sum(a.status = 'expired') AS expired,
+  avg(a.answered_at - a.asked_at) AS seconds_to_answer,
+  count(DISTINCT a.run) * 1.0 / c.runs AS rate
+FROM approvals a
+JOIN runs r ON r.run = a.run
+JOIN crews c ON c.kind = r.kind AND c.crew IS r.crew
+GROUP BY r.kind, r.crew, a.task, coalesce(a.why, 'unknown');
