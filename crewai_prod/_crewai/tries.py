@@ -319,9 +319,9 @@ class Tries:
         return max(0.0, left if left is not None else self._wait)
 
     def _still_wanted(self) -> None:
-        """Nobody waits in a run that was stopped."""
+        """Nobody waits in a run that was stopped or cancelled."""
         with refusing():
-            self._run.check()
+            self._run.heed()
 
     def _name(self) -> str:
         return str(self.model.model)
