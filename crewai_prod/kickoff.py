@@ -77,6 +77,7 @@ class Kickoff:
         opened = open_session(self.run, request, definitions)
         if opened.lease is not None and self.options.budgets:
             self._brake(opened)
+        self.run.routing.join(self.options.routes)
         _watch(self.run)
         return opened
 

@@ -10,7 +10,7 @@ from typing import Any
 from crewai.llms.base_llm import BaseLLM
 from pydantic import BaseModel
 
-from crewai_prod._crewai.fallbacks import standing_in
+from crewai_prod._crewai.fallbacks import read_by, standing_in
 from crewai_prod._crewai.metering import Meter, MeteredLLM, current_meter, is_live
 from crewai_prod._crewai.model_call import ModelCall, given_by_name
 from crewai_prod._crewai.stop import StopRun
@@ -53,10 +53,11 @@ class DurableLLM(MeteredLLM):
             return super().call(*args, **kwargs)  # type: ignore[misc]
 
         def ask(model: Any) -> Any:
+            said, named = read_by(model, args, kwargs) if run.routing.on else (args, kwargs)
             if model is self:
-                return super(DurableLLM, self).call(*args, **kwargs)  # type: ignore[misc]
+                return super(DurableLLM, self).call(*said, **named)  # type: ignore[misc]
             with standing_in(model, self):
-                return model.call(*args, **kwargs)
+                return model.call(*said, **named)
 
         return ModelCall.read(self, run, args, kwargs).answer(ask)
 
@@ -67,10 +68,11 @@ class DurableLLM(MeteredLLM):
             return await super().acall(*args, **kwargs)  # type: ignore[misc]
 
         async def ask(model: Any) -> Any:
+            said, named = read_by(model, args, kwargs) if run.routing.on else (args, kwargs)
             if model is self:
-                return await super(DurableLLM, self).acall(*args, **kwargs)  # type: ignore[misc]
+                return await super(DurableLLM, self).acall(*said, **named)  # type: ignore[misc]
             with standing_in(model, self):
-                return await model.acall(*args, **kwargs)
+                return await model.acall(*said, **named)
 
         return await ModelCall.read(self, run, args, kwargs).aanswer(ask)
 
