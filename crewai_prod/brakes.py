@@ -111,12 +111,6 @@ class Refused:
 class Lower(Refused):
     """A call for which a cheaper model is to be asked: too little is left for this one."""
 
-    @property
-    def reason(self) -> str:
-        """In words."""
-        most, left = self.excess.most, self.excess.left
-        return f"{left} of {most} US dollars of the {self.excess.scope} are left"
-
 
 Granted = Fits | Waits | Refused
 

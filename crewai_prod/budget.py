@@ -96,6 +96,12 @@ class Excess:
             "spent, and the next call does not fit into the rest."
         )
 
+    @property
+    def rest(self) -> str:
+        """What is left, in words."""
+        left, most = _shown(self.left), _shown(self.most)
+        return f"{left} of {most} are left: {self.limit} of the {self.scope}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:

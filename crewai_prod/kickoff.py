@@ -105,6 +105,10 @@ class Kickoff:
             self.run.log.warning(
                 f"A budget is on agent {name!r}, and none of that role was at work."
             )
+        for name in self.run.routing.unmet():
+            self.run.log.warning(
+                f"A route is for {name!r}, and no task or agent of that name asked."
+            )
         self.run.end(RunStatus.COMPLETED, result=result)
         tell(self.run, self.options.on_alert)
 

@@ -225,6 +225,12 @@ class Routes:
         )
 
     @property
+    def names(self) -> list[str]:
+        """The tasks and agents that rules are for."""
+        ruled = [one for one in self.rules if isinstance(one, Route)]
+        return [name for one in ruled for name in (*(one.task or ()), *(one.agent or ()))]
+
+    @property
     def need_budget(self) -> list[str]:
         """Names of the rules that hold of no call where there is no budget."""
         ruled = [one for one in self.rules if isinstance(one, Route)]

@@ -36,6 +36,7 @@ class Routing:
         self._last: dict[str, str] = {}
         self._rejected: dict[str, set[str]] = {}
         self._tries: dict[str, dict[str, int]] = {}
+        self._seen: set[str | None] = set()
         self._told = False
         self.models: dict[Any, Any] = {}
         self._lock = threading.Lock()
@@ -67,8 +68,20 @@ class Routing:
             numbers = self._numbers.setdefault(ticket.scope.path, {})
             numbers.setdefault(ticket.step_id, len(numbers) + 1)
             self._last[work] = ticket.step_id
+            self._seen |= {ticket.scope.task_name, ticket.scope.agent}
             if failed:
                 self._tries.setdefault(work, {})[ticket.step_id] = failed
+
+    def unmet(self) -> list[str]:
+        """Tasks and agents of rules that asked no model: perhaps they are called otherwise.
+
+        A resumed run does not walk through what is finished: nothing is said of it.
+        """
+        if self._run.resumed:
+            return []
+        with self._lock:
+            named = [name for _, routes in self._joined for name in routes.names]
+            return sorted(set(named) - self._seen)
 
     def failed(self, ticket: Ticket) -> None:
         """A try of a model call has failed. An answer in the wrong form is sent back: see there."""

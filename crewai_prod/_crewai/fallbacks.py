@@ -10,8 +10,8 @@ from crewai.llms import base_llm
 from crewai.llms.base_llm import BaseLLM
 from crewai.utilities.llm_utils import create_llm
 
-from crewai_prod._crewai.metering import MeteredLLM
-from crewai_prod._crewai.takeover import original_of, put, take_over
+from crewai_prod._crewai.metering import MeteredLLM, streams, take_over_model
+from crewai_prod._crewai.takeover import original_of, put
 from crewai_prod.errors import UsageError
 from crewai_prod.route import model_name
 from crewai_prod.run import Run
@@ -54,7 +54,7 @@ def stand_in(run: Run, named: Any, for_whom: Any, of: str) -> Any:
     if key not in made:
         made.setdefault(key, (_make(named, for_whom, of), named, for_whom))  # whose ids these are
     llm = made[key][0]
-    if getattr(for_whom, "stream", None) and "stream" in llm.__dict__:
+    if streams(for_whom) and "stream" in llm.__dict__:
         put(llm, stream=True)
     return llm
 
@@ -66,7 +66,7 @@ def _make(named: Any, for_whom: Any, of: str) -> Any:
         raise UsageError(f"{of}: {model_name(named)!r} cannot be made: {error}") from error
     if not isinstance(llm, BaseLLM):
         raise UsageError(f"{of}: {model_name(named)!r} is no model.")
-    taken = take_over(llm, MeteredLLM, None)
+    taken = take_over_model(llm, MeteredLLM, None, share=False)
     form = for_whom.__dict__.get("response_format")
     if form is not None and taken.__dict__.get("response_format", form) is None:
         put(taken, response_format=form)

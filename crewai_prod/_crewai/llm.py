@@ -11,10 +11,16 @@ from crewai.llms.base_llm import BaseLLM
 from pydantic import BaseModel
 
 from crewai_prod._crewai.fallbacks import read_by, standing_in
-from crewai_prod._crewai.metering import Meter, MeteredLLM, current_meter, is_live
+from crewai_prod._crewai.metering import (
+    Meter,
+    MeteredLLM,
+    current_meter,
+    is_live,
+    take_over_model,
+)
 from crewai_prod._crewai.model_call import ModelCall, given_by_name
 from crewai_prod._crewai.stop import StopRun
-from crewai_prod._crewai.takeover import behind, put, put_private, really_a, seam_of, take_over
+from crewai_prod._crewai.takeover import behind, seam_of
 from crewai_prod.kickoff import place_around
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
@@ -128,17 +134,8 @@ def answer_beside(
 
 
 def take_over_llm(llm: BaseLLM, seam: ModelSeam, mixin: type[DurableLLM] = DurableLLM) -> BaseLLM:
-    """The model behind its seam, with one state with the user's: counters, clients, response ids.
-
-    A model that hands its calls on to another one (Azure's does) is copied, because the other one
-    must be metered with it.
-    """
-    fields = {k: v for k, v in llm.__dict__.items() if really_a(BaseLLM, v)}
-    private = {k: v for k, v in (llm.__pydantic_private__ or {}).items() if really_a(BaseLLM, v)}
-    taken = take_over(llm, mixin, seam, share=not fields and not private)
-    put(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in fields.items()})
-    put_private(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in private.items()})
-    return taken
+    """The model behind its seam; its state is the user's: counters, clients, response ids."""
+    return take_over_model(llm, mixin, seam, share=True)
 
 
 def harden_llm(llm: BaseLLM) -> BaseLLM:

@@ -254,10 +254,12 @@ class Tries:
     def _go_down(self, found: Lower) -> None:
         """Ask the next cheaper model of a budget, of which too little is left for this one."""
         model = found.account.budget.route_to[self._passed_over]
-        self._passed_over += 1
-        self._go_to(Choice(model=model, rule="route_to", reason=found.reason), "Budget(route_to)")
-        self._of_model = 1
+        choice = Choice(model=model, rule="route_to", reason=found.excess.rest)
+        self._go_to(choice, "Budget(route_to)")
+        self._passed_over, self._of_model = self._passed_over + 1, 1
+        self._tried = False
         self._look_at_breaker()
+        self._tried = True
         self._put_on_ticket()
 
     @contextmanager
