@@ -3,7 +3,11 @@
 Rule: the rules are asked in order before a call is made, and the first that holds decides; if none
 does it is the agent's own model. A call that is answered from the journal asks no rule: whoever
 answered it has answered it. A rule that cannot decide stops the run: no call goes to a model that
-nobody chose.
+nobody chose. A choice is made once for each call: its tries keep to it, and the models that stand
+in for one that cannot be had come after it.
+
+Not covered: what CrewAI's converter sends through a client of its own stays with the model that
+the client is for.
 """
 
 from __future__ import annotations

@@ -97,6 +97,20 @@ class Routing:
                 if work in self._last:
                     self._rejected.setdefault(work, set()).add(self._last[work])
 
+    def leave(self, path: str) -> None:
+        """A task is finished: what was counted of it is not asked for any more."""
+        if self.on:
+            with self._lock:
+                kept: list[dict[str, Any]] = [
+                    self._numbers,
+                    self._last,
+                    self._rejected,
+                    self._tries,
+                ]
+                for one in kept:
+                    for at in [at for at in one if lies_in(at, path)]:
+                        del one[at]
+
     def choose(self, ticket: Ticket, weight: int) -> Choice | None:
         """Who is asked; None: the model that is asked for.
 

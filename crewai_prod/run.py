@@ -754,6 +754,7 @@ class Run:
             self._walk.history.forget(path)
             self._walk.leave(path)
             self._talks = {at: talk for at, talk in self._talks.items() if not lies_in(at, path)}
+        self.routing.leave(path)
         self.log.task_finished(task=record.name, position=position, agent=agent, status="done")
 
     def fail_task(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -327,18 +328,21 @@ class Form(BaseModel):
     said: str
 
 
+@pytest.mark.parametrize("later", [False, True], ids=["call", "acall"])
 def test_a_model_of_ones_own_is_routed_in_the_form_it_is_set_to(
-    server: Server, tmp_path: Path
+    server: Server, tmp_path: Path, later: bool
 ) -> None:
     """`open_run` takes rules, too; a stand-in answers in the form that the asked one would."""
     server.app.script = Conversation(Rule(Reply('{"said": "hello"}')))
-    own = harden(make_llm(server.url, response_format=Form))
-    for _ in range(2):
-        with open_run(
-            "r", journal=tmp_path / "runs.db", route=Route(another(server, SMALL))
-        ) as run:
-            assert own.call("Say it") == Form(said="hello")
-    assert run.finished
+    own, route = harden(make_llm(server.url, response_format=Form)), Route(another(server, SMALL))
+
+    async def in_a_run() -> tuple[Any, bool]:
+        async with open_run("r", journal=tmp_path / "runs.db", route=route) as run:
+            said = (await own.acall("Say it")) if later else own.call("Say it")
+        return said, run.finished
+
+    assert asyncio.run(in_a_run()) == (Form(said="hello"), False)
+    assert asyncio.run(in_a_run()) == (Form(said="hello"), True)
     assert asked(server) == [SMALL]
     assert server.requests[0].body["response_format"]["json_schema"]["name"] == "Form"
 
