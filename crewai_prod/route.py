@@ -305,8 +305,13 @@ def _asked(function: Callable[[RouteContext], Any], context: RouteContext, name:
 
 
 def _told(context: RouteContext) -> str:
-    parts = ((context.rejected, "answers sent back"), (context.failed_tries, "failed tries"))
-    return " and ".join(f"{number} {what}" for number, what in parts if number) or "no failures"
+    back, failed = context.rejected, context.failed_tries
+    parts = []
+    if back:
+        parts.append("1 answer sent back" if back == 1 else f"{back} answers sent back")
+    if failed:
+        parts.append("1 failed try" if failed == 1 else f"{failed} failed tries")
+    return " and ".join(parts)
 
 
 def _name_of(function: Any) -> str:

@@ -39,7 +39,7 @@ CALL = RouteContext(
         ("step_from", 3, 4, "model call 3 of its scope"),
         ("step_to", 3, 2, "model call 3 of its scope"),
         ("input_tokens_from", 1_000, 1_001, "about 1,000 tokens of input"),
-        ("after_failures", 2, 3, "1 answers sent back and 1 failed tries"),
+        ("after_failures", 2, 3, "1 answer sent back and 1 failed try"),
         ("budget_used_from", 0.7, 0.71, "70% of max_usd of the run are used"),
         ("when", lambda c: c.model == "strong", lambda c: c.failures > 2, "<lambda> says so"),
     ],
