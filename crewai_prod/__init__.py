@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from crewai_prod.cancelling import cancel
     from crewai_prod.journal import Journal, open_journal
     from crewai_prod.retry import Retry
+    from crewai_prod.route import Route, RouteContext
     from crewai_prod.run import current_step
     from crewai_prod.settings import Settings
     from crewai_prod.stepping import open_run, step
@@ -27,6 +28,8 @@ __all__ = [
     "Journal",
     "Outcome",
     "Retry",
+    "Route",
+    "RouteContext",
     "Settings",
     "cancel",
     "current_step",
@@ -44,6 +47,8 @@ _HOMES = {
     "Journal": "crewai_prod.journal",
     "Outcome": "crewai_prod.tooling",
     "Retry": "crewai_prod.retry",
+    "Route": "crewai_prod.route",
+    "RouteContext": "crewai_prod.route",
     "Settings": "crewai_prod.settings",
     "cancel": "crewai_prod.cancelling",
     "current_step": "crewai_prod.run",

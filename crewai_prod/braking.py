@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from crewai_prod.brakes import Brakes, Refused, Share
-from crewai_prod.budget import Ask, Budget, Decision, Excess, Fits, Waits, raised
+from crewai_prod.brakes import Brakes, Lower, Refused, Share
+from crewai_prod.budget import Ask, Budget, Decision, Excess, Fits, Used, Waits, raised
 from crewai_prod.codec import text_of
 from crewai_prod.errors import BudgetExceeded, BudgetPaused, CrewProdError
 from crewai_prod.records import Amounts, Pot, Settled, Taken
@@ -39,7 +39,17 @@ class Braking:
         self._run = run
         self._write = write
 
-    def reserve(self, ticket: Ticket, ask: Ask, weight: int, *, patient: bool) -> Fits | Waits:
+    def used(self, ticket: Ticket) -> Used | None:
+        """The limit that covers a model call and of which most is used; None: there is none.
+
+        Raises:
+            JournalError: A budget that runs share could not be looked up.
+        """
+        return self.brakes.used(ticket.scope, self._sharing(ticket)) if self.brakes.on else None
+
+    def reserve(
+        self, ticket: Ticket, ask: Ask, weight: int, *, patient: bool
+    ) -> Fits | Waits | Lower:
         """Set aside what a model call may take of the budgets that cover it.
 
         Args:
@@ -49,7 +59,8 @@ class Braking:
             patient: Whether it can wait for other calls to end.
 
         Returns:
-            How much output is set aside; or that it may be made once other calls have ended.
+            How much output is set aside; that it may be made once other calls have ended; or that
+            the next cheaper model of a budget is to be asked.
 
         Raises:
             BudgetExceeded: It would pass a limit; the run is stopped.
@@ -70,7 +81,7 @@ class Braking:
                 ticket.scope, ticket.step_id, priced, share, patient=patient
             )
             self.warn()
-            if not isinstance(granted, Refused):
+            if not isinstance(granted, Refused) or isinstance(granted, Lower):
                 return granted
             self._passed(granted, ticket.scope)
 
@@ -136,6 +147,8 @@ class Braking:
 
     def _decided(self, refused: Refused) -> Decision:
         budget = refused.account.budget
+        if budget.on_limit == "route":  # no model is left to go down to
+            return "stop"
         if not callable(budget.on_limit):
             return raised(budget, budget.on_limit)
         try:

@@ -16,6 +16,7 @@ make it succeed.
         RunInterrupted           the process was asked to end
         RunPaused                the run waits for a person
         ReplayOnly               a finished run was asked for something it does not hold
+        RouteFailed              a rule that chooses the model of a call could not
       JournalError
         JournalUnavailable       it cannot be opened, read or written now
         SchemaTooNew             it was written by a newer version of this package
@@ -191,6 +192,13 @@ class RunPaused(RunError):
     """The run is paused and waits for an answer. `fields["reason"]` says for what."""
 
     actor: ClassVar[Actor] = "operator"
+
+
+class RouteFailed(RunError):
+    """A rule that chooses the model of a call raised, or named no model. Nobody was asked.
+
+    Mend the rule (`fields["rule"]`), then resume the run: it goes on at that call.
+    """
 
 
 class JournalError(CrewProdError):

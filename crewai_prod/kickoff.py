@@ -77,6 +77,7 @@ class Kickoff:
         opened = open_session(self.run, request, definitions)
         if opened.lease is not None and self.options.budgets:
             self._brake(opened)
+        self.run.routing.join(self.options.routes)
         _watch(self.run)
         return opened
 
@@ -103,6 +104,10 @@ class Kickoff:
         for name in self.run.braking.brakes.unmet():
             self.run.log.warning(
                 f"A budget is on agent {name!r}, and none of that role was at work."
+            )
+        for name in self.run.routing.unmet():
+            self.run.log.warning(
+                f"A route is for {name!r}, and no task or agent of that name asked."
             )
         self.run.end(RunStatus.COMPLETED, result=result)
         tell(self.run, self.options.on_alert)

@@ -441,6 +441,29 @@ class RunLog:
         }
         self.emit(fields.LLM_FALLBACK, "warning", **line)
 
+    def llm_routed(
+        self,
+        *,
+        before: str,
+        model: str,
+        rule: str,
+        reason: str,
+        step_id: str,
+        task: str | None,
+        agent: str | None,
+    ) -> None:
+        """A rule has chosen the model that is asked, in place of the one `before`."""
+        line = {
+            fields.TASK: task,
+            fields.AGENT_NAME: agent,
+            fields.STEP_ID: step_id,
+            fields.ROUTED_FROM: before,
+            fields.REQUEST_MODEL: model,
+            fields.ROUTE_RULE: rule,
+            fields.ROUTE_REASON: reason,
+        }
+        self.emit(fields.LLM_ROUTED, **line)
+
     def llm_unmetered(self, *, model: str, task: str | None, agent: str | None) -> None:
         """A model was called past the run, and the call is not on the bill."""
         message = (

@@ -19,6 +19,7 @@ from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.prices import Prices, load
 from crewai_prod.replay import OnChange
 from crewai_prod.retry import Retry
+from crewai_prod.route import Routes
 from crewai_prod.settings import Settings
 from crewai_prod.tooling import Outcome, ToolOptions
 
@@ -40,6 +41,7 @@ class Options:
     prices: Prices
     on_alert: OnAlert | None
     budgets: Budgets
+    routes: Routes
 
     @classmethod
     def read(
@@ -58,6 +60,7 @@ class Options:
         on_alert: OnAlert | None = None,
         budget: Any = None,
         budgets: Any = None,
+        route: Any = None,
     ) -> Options:
         """Check every option now, not at the first kickoff.
 
@@ -79,6 +82,7 @@ class Options:
             log=base.log if log is DEFAULT and base.log is not None else log,
             on_alert=_callable("on_alert", on_alert),
             budgets=Budgets.read(budget, budgets),
+            routes=Routes.read(route),
             prices=Prices.read(
                 prices if prices is not None else base.prices,
                 on_unpriced if on_unpriced is not None else base.on_unpriced,

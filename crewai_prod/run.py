@@ -60,6 +60,7 @@ from crewai_prod.redact import redact_text
 from crewai_prod.replay import AGAIN, TaskPlan, decided_again
 from crewai_prod.required import DECIDED, REFUSED, reports_failure
 from crewai_prod.retry import Retry
+from crewai_prod.routing import Routing
 from crewai_prod.steps import (
     NOTHING_SAID,
     Scope,
@@ -172,6 +173,7 @@ class Run:
         self._usage = Usage()
         self.bill = Bill()
         self.braking = Braking(self, self._write)
+        self.routing = Routing(self)
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
         self._redo: set[str] = set()
@@ -429,12 +431,14 @@ class Run:
             if ticket.step_id in self._final:
                 raise self._final[ticket.step_id]
             drifted = self._walk.look_up(ticket, params=request.params if scope.follow else None)
+        if self.routing.on:
+            self.routing.met(ticket)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=drifted)
         elif self.replay_only is not None:
             raise self.replay_only
         else:
-            refusal = self.bill.refusal(ticket)
+            refusal = None if self.routing.on else self.bill.refusal(ticket)
             if refusal is not None:
                 raise self.stop(refusal)
             self.braking.in_time(scope)
@@ -766,6 +770,7 @@ class Run:
             self._walk.history.forget(path)
             self._walk.leave(path)
             self._talks = {at: talk for at, talk in self._talks.items() if not lies_in(at, path)}
+        self.routing.leave(path)
         self.log.task_finished(task=record.name, position=position, agent=agent, status="done")
 
     def fail_task(

@@ -167,6 +167,7 @@ class _AgentWork:
             run.braking.brakes.join(
                 seam.options.budgets, of=f"agent/{facade.role}", path=scope.path
             )
+            run.routing.join(seam.options.routes, scope.path)
         else:
             options = seam.options.for_kickoff(asked.on_change, asked.unknown)
             run, scope = Run(options.open_journal(), options.tools, options.retry), Scope()

@@ -74,7 +74,8 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             month's). `budgets`: `{task name or agent role: Budget}`, for parts of it (of a flow:
             agent roles): what is kicked off or delegated in a task counts as the task's, what an
             agent does itself as the agent's. Limits do not belong to what a run is: it may be
-            resumed with others.
+            resumed with others. `route`: a `Route`, several in order, or a function of the
+            `RouteContext` that returns a model or None: they choose the model of each call.
             `settings`: a `Settings`.
 
     Returns:

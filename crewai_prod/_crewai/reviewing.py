@@ -44,14 +44,13 @@ from crewai_prod.codec import text_of
 from crewai_prod.errors import CrewProdError, OutputInvalid, UnverifiedToolClaim
 from crewai_prod.owing import demand
 from crewai_prod.run import Run
-from crewai_prod.steps import Scope
+from crewai_prod.steps import Scope, task_around
 
 MOST_CLAIMS = 2
 """How often an answer is sent back because a required tool was not called."""
 MOST_TRIES = 3
 """How many answers there may be until one has the form that was asked for."""
 _OBJECT = re.compile(r"{.*}", re.DOTALL)
-_TASK = re.compile(r"(?:.*/)?tasks/\d+(?:~\d+)?(?=/|$)")
 _AFRESH: dict[str, Any] = {
     "current_answer": None,
     "is_finished": False,
@@ -167,11 +166,12 @@ class _Review:
 
     def _place(self) -> str:
         """The scope of the whole task: it counts who called a tool in it, coworkers included."""
-        found = _TASK.match(self.scope.path) if self.executor.task is not None else None
-        return found.group() if found else self.scope.path
+        found = task_around(self.scope.path) if self.executor.task is not None else None
+        return found or self.scope.path
 
     def _of_claim(self, tools: list[str], by_others: bool) -> str:
         self.claims += 1
+        self.run.routing.rejected(self.scope)
         if self.claims > MOST_CLAIMS:
             self._demand()
             self.run.distrust_last_answer(self.scope)
@@ -250,6 +250,7 @@ class _Review:
         if self.run.stopped is not None:  # by the failure of a call that was to convert it
             raise StopRun(self.run.stopped)
         self.tries += 1
+        self.run.routing.rejected(self.scope)
         if self.tries >= MOST_TRIES:
             raise given_up(unfit(wrong, text), self.tries, self.scope, self.run)
         self._log("output", self.tries, f"The answer is no {kind.__name__}.")

@@ -139,13 +139,22 @@ FROM run_usage GROUP BY 1, 2, 3, 4, 5, 6, 7;
 
 
 def _brakes(database: Database) -> None:
-    """Version 3: who is to stop, and budgets that runs share."""
+    """Version 3: who is to stop, budgets that runs share, and why a model was chosen."""
     connection = database.conn
     assert connection is not None
+    rebuild(connection, "steps", (_ROUTE,))
+    rebuild(connection, "attempts", (_ROUTE_OF_TRY,))
     for statement in statements(_BRAKES):
         connection.execute(statement)
 
 
+_ROUTE = (
+    r"  provider TEXT,\n",
+    "  provider TEXT,\n"
+    '  route TEXT, -- JSON: {"rule", "reason", "model", "instead_of"} where a rule chose who is '
+    "asked\n",
+)
+_ROUTE_OF_TRY = (r"  provider TEXT,\n", "  provider TEXT,\n  route TEXT, -- as in steps\n")
 _BRAKES = """
 CREATE TABLE cancellations (
   run INTEGER PRIMARY KEY REFERENCES runs (run) ON DELETE CASCADE,

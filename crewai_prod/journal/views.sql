@@ -31,7 +31,8 @@ SELECT r.run_id, s.step_id, s.seq, s.scope, s.kind, s.name, s.agent, s.task, s.s
   CASE WHEN a.cost_picousd IS NULL THEN s.cost_picousd
     ELSE coalesce(s.cost_picousd, 0) + a.cost_picousd END / 1e12 AS cost_usd,
   s.cost_status, s.cost_source,
-  coalesce(s.cost_status = 'unpriced', 0) + coalesce(a.unpriced, 0) AS unpriced
+  coalesce(s.cost_status = 'unpriced', 0) + coalesce(a.unpriced, 0) AS unpriced,
+  s.route
 FROM steps s
 JOIN runs r ON r.run = s.run
 LEFT JOIN (
