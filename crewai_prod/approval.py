@@ -141,8 +141,11 @@ class Form(Protocol):
     def schema(self) -> str | None:
         """Their JSON schema; None: nothing is known."""
 
-    def read(self, arguments: dict[str, Any]) -> None:
-        """Check them. Raises `ToolInputInvalid` if they do not fit."""
+    def fits(self, arguments: dict[str, Any]) -> bool:
+        """Whether the tool would be called with these; if not, nobody need be asked."""
+
+    def read(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """As the tool is called with them. Raises `ToolInputInvalid` if they do not fit."""
 
 
 # -- whether to ask -------------------------------------------------------------------------------

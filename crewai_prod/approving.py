@@ -179,7 +179,11 @@ class Approving:
     # -- tools ------------------------------------------------------------------------------------
 
     def changed(
-        self, ticket: Ticket, arguments: dict[str, Any], options: ToolOptions
+        self,
+        ticket: Ticket,
+        arguments: dict[str, Any],
+        options: ToolOptions,
+        form: Form | None = None,
     ) -> dict[str, Any]:
         """The arguments of a call that was begun before, as a person had changed them."""
         if options.approval is None or ticket.kind is not StepKind.TOOL:
@@ -188,7 +192,7 @@ class Approving:
         decision = None if asked is None or asked.verdict is None else decision_of(asked)
         if decision is None or not decision.approved or decision.edited is None:
             return arguments
-        return self._edit(ticket, arguments, decision.edited, options)
+        return self._edit(ticket, arguments, decision.edited, options, form)
 
     def admit(
         self,
@@ -208,6 +212,8 @@ class Approving:
         approval = options.approval
         if approval is None or ticket.kind is not StepKind.TOOL:
             return None
+        if form is not None and not form.fits(dict(arguments)):
+            return None  # the tool refuses them itself, and the model is told what is wrong
         asking = _of_call(ticket, form)
         if self.found(asking) is None:  # else it stays a question, whatever has changed since
             tainted = self.tainted(ticket.scope) if approval.after_taint else ()
@@ -238,20 +244,22 @@ class Approving:
         form: Form | None,
     ) -> str | None:
         """Note changed arguments on the ticket; why the tool would not take them, if so."""
-        before = ticket.arguments
-        new = self._edit(ticket, arguments, edited, options)
         try:
-            if form is not None:
-                form.read(dict(new))
+            self._edit(ticket, arguments, edited, options, form)
         except ToolInputInvalid as error:
-            ticket.edited, ticket.arguments = None, before
             return f"The change that was made cannot be used: {error.message}"
         return None
 
     def _edit(
-        self, ticket: Ticket, arguments: dict[str, Any], edited: Any, options: ToolOptions
+        self,
+        ticket: Ticket,
+        arguments: dict[str, Any],
+        edited: Any,
+        options: ToolOptions,
+        form: Form | None,
     ) -> dict[str, Any]:
         new = merged(arguments, edited)
+        new = new if form is None else form.read(new)
         shown = mask(codec.to_tree(new), options.sensitive)
         ticket.edited, ticket.arguments = new, orjson.dumps(shown).decode()
         return new

@@ -21,6 +21,7 @@ from crewai_prod.budget import seconds_at_work
 from crewai_prod.deadlines import left
 from crewai_prod.errors import CrewProdError, JournalError, ReplayOnly
 from crewai_prod.failures import describe
+from crewai_prod.notices import teller
 from crewai_prod.options import Options
 from crewai_prod.records import Opened, RunStatus
 from crewai_prod.replay import TaskDefinition, plan_tasks
@@ -64,6 +65,7 @@ class Kickoff:
         """
         journal = self.run.journal
         self.run.bill.prices = self.options.prices
+        self._approve()
         request = RunRequest(
             run_id=self.run_id,
             kind=self.kind,
@@ -79,6 +81,14 @@ class Kickoff:
             self._brake(opened)
         _watch(self.run)
         return opened
+
+    def _approve(self) -> None:
+        """Have people asked as the options say."""
+        approving, options = self.run.approving, self.options
+        approving.terminal = options.human == "terminal"
+        approving.outputs = options.approvals
+        if options.notify is not None:
+            approving.tell = teller(options.notify)
 
     def _brake(self, opened: Opened) -> None:
         """Hold the run to its budgets, all its sessions together."""

@@ -578,7 +578,7 @@ class Run:
             self._walk.look_up(ticket)
         record, passed = ticket.record, dict(arguments)
         if record is not None and ticket.recorded is None:
-            passed = self.approving.changed(ticket, passed, options)
+            passed = self.approving.changed(ticket, passed, options, form)
         if record is not None and record.status is StepStatus.STARTED and effect == "write":
             self._settle(ticket, record, passed, options)
         if ticket.recorded is not None:

@@ -294,7 +294,12 @@ def test_a_question_is_asked_once_and_answered_once(journal: SqliteJournal) -> N
     lease = take(journal)
     number = journal.ask(lease, question())
     assert journal.ask(lease, question(asked_at=9.0)) == number
-    others: list[dict[str, Any]] = [{"step_id": None}, {"scope": "t"}, {"about": "a"}, {"kind": "k"}]
+    others: list[dict[str, Any]] = [
+        {"step_id": None},
+        {"scope": "t"},
+        {"about": "a"},
+        {"kind": "k"},
+    ]
     assert number not in [journal.ask(lease, question(**other)) for other in others]
     assert journal.answer(number, lambda asked, run: None).status == "open"
     first = Ruling(status="answered", verdict="rerun", answer='{"decision":"rerun"}', by="ann")

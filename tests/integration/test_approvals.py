@@ -1,0 +1,124 @@
+"""A person is asked before something is done, in whichever process; the run waits as a row."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crewai import Agent, Crew, Task
+
+from crewai_prod import Approval, approve, errors, harden, open_journal, reject, tool
+from crewai_prod.errors import ApprovalClosed, ApprovalRequired
+from crewai_prod.records import RunStatus
+from tests.crews import make_llm
+from tests.integration.parts import (
+    MODES,
+    PATHS,
+    REQUESTS,
+    SCRIPT,
+    Effects,
+    Mode,
+    go,
+    make_crew,
+)
+from tests.openai_server import Conversation, Rule, Server, answer, calls, use
+
+ALL = ["look_up tides", "charge 7", "send ann"]
+CHARGE = {"charge": {"approval": True}}
+WHO = {"who": "ann"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_call_waits_for_a_persons_word(tmp_path: Path, mode: Mode, path: str) -> None:
+    """The run pauses before the call; approved from elsewhere, it goes on at that step."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    with Server(SCRIPT) as server:
+        crew = harden(make_crew(server, effects, path), journal=journal, tools=CHARGE)
+        for _ in range(2):
+            with pytest.raises(ApprovalRequired) as caught:
+                go(crew, mode, inputs=WHO, run_id="r")
+        asked = caught.value
+        assert (asked.run_id, asked.task, asked.agent) == ("r", "t1", "Cashier")
+        assert (asked.fields["tool"], asked.fields["why"]) == ("charge", "declared")
+        assert json.loads(asked.fields["arguments"]) == {"amount": 7}
+        assert [one.raw for one in asked.outputs] == ["facts about tides"]
+        run = open_journal(journal).run("r")
+        assert (run.status, run.reason) == (RunStatus.PAUSED, "approval")
+        (question,) = open_journal(journal).approvals("r")
+        assert (question.id, question.status) == (asked.fields["id"], "open")
+        assert effects.lines == ALL[:1]
+        approve(question.id, journal, by="ann")
+        assert go(crew, mode, inputs=WHO, run_id="r").raw == "sent to ann"
+        assert effects.lines == ALL
+        assert server.total_usage.requests == REQUESTS
+
+
+TOLD = Conversation(
+    Rule(use("charge", {"amount": 700}), lambda turn: answer(turn.results[-1])(turn)),
+)
+"""A cashier who answers with what the tool said."""
+
+
+def one_cashier(server: Server, effects: Effects, path: str = "native", **declared: Any) -> Crew:
+    """A cashier with a typed tool."""
+
+    @tool(effect="write", **declared)
+    def charge(amount: int) -> str:
+        """Charge a card.
+
+        Args:
+            amount: How much.
+        """
+        effects.add(f"charge {amount}")
+        return f"charged {amount}"
+
+    llm = make_llm(server.url, path, max_retries=0)  # type: ignore[arg-type]
+    agent = Agent(role="Cashier", goal="g", backstory="b", llm=llm, tools=[charge])
+    task = Task(name="pay", description="Pay", expected_output="o", agent=agent)
+    return Crew(name="till", agents=[agent], tasks=[task])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_rejected_call_is_told_and_not_made(tmp_path: Path, path: str) -> None:
+    """The model hears the reason; the run goes on and is done, degraded by nothing."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    with Server(TOLD) as server:
+        crew = harden(one_cashier(server, effects, path, approval=True), journal=journal)
+        with pytest.raises(ApprovalRequired) as caught:
+            crew.kickoff(run_id="r")
+        reject(caught.value.fields["id"], journal, reason="Ask for less.", by="ann")
+        said = crew.kickoff(run_id="r").raw
+        assert "rejected" in said
+        assert "Ask for less." in said
+        assert effects.lines == []
+        (step,) = [one for one in open_journal(journal).steps("r") if one.name == "charge"]
+        assert (step.effect, step.status.value) == ("refused", "failed")
+        run = open_journal(journal).run("r")
+        assert (run.status, run.reason) == (RunStatus.COMPLETED, None)
+        assert crew.kickoff(run_id="r").raw == said
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_changed_arguments_are_what_is_done(tmp_path: Path, path: str) -> None:
+    """The call is made with them, its record says so, and the model is told."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    with Server(TOLD) as server:
+        crew = harden(one_cashier(server, effects, path, approval=True), journal=journal)
+        with pytest.raises(ApprovalRequired) as caught:
+            crew.kickoff(run_id="r")
+        number = caught.value.fields["id"]
+        for wrong in ({"amount": "much"}, {"sum": 5}, [5]):
+            with pytest.raises(errors.UsageError):
+                approve(number, journal, edit=wrong)
+        approve(number, journal, edit={"amount": 50})
+        said = crew.kickoff(run_id="r").raw
+        assert said.startswith("charged 50\n[A person has changed the arguments")
+        assert effects.lines == ["charge 50"]
+        (step,) = [one for one in open_journal(journal).steps("r") if one.name == "charge"]
+        assert json.loads(step.arguments or "") == {"amount": 50}
