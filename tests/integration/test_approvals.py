@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from crewai import Agent, Crew, Task
 
-from crewai_prod import Approval, approve, errors, harden, open_journal, reject, tool
-from crewai_prod.errors import ApprovalClosed, ApprovalRequired
+from crewai_prod import approve, errors, harden, open_journal, reject, tool
+from crewai_prod.errors import ApprovalRequired
 from crewai_prod.records import RunStatus
 from tests.crews import make_llm
 from tests.integration.parts import (
@@ -26,7 +23,7 @@ from tests.integration.parts import (
     go,
     make_crew,
 )
-from tests.openai_server import Conversation, Rule, Server, answer, calls, use
+from tests.openai_server import Conversation, Rule, Server, answer, use
 
 ALL = ["look_up tides", "charge 7", "send ann"]
 CHARGE = {"charge": {"approval": True}}
@@ -122,3 +119,57 @@ def test_changed_arguments_are_what_is_done(tmp_path: Path, path: str) -> None:
         assert effects.lines == ["charge 50"]
         (step,) = [one for one in open_journal(journal).steps("r") if one.name == "charge"]
         assert json.loads(step.arguments or "") == {"amount": 50}
+
+
+def _open(journal: Path, run_id: str = "r") -> Any:
+    """The one open question of a run."""
+    (question,) = open_journal(journal).approvals(run_id, status="open")
+    return question
+
+
+def drafts(server: Server) -> Agent:
+    """A writer whose first draft is bad, and better when somebody has said so."""
+
+    def said(turn: Any) -> Any:
+        return answer("good" if "try harder" in str(turn.body["messages"]) else "bad")(turn)
+
+    server.app.script = Conversation(Rule(answer("closed"), task="Close"), Rule(said))
+    llm = make_llm(server.url, max_retries=0)
+    return Agent(role="Writer", goal="g", backstory="b", llm=llm)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("human", [True, False], ids=["human_input", "output"])
+def test_an_answer_waits_for_feedback(
+    server: Server, tmp_path: Path, mode: Mode, human: bool
+) -> None:
+    """`human_input=True`, or a task whose output needs approval: rejected, changed, then used."""
+    journal, done = tmp_path / "runs.db", []
+    writer = drafts(server)
+    first = Task(
+        name="write",
+        description="Write",
+        expected_output="o",
+        agent=writer,
+        human_input=human,
+        callback=lambda output: done.append(output.raw),
+    )
+    last = Task(description="Close", expected_output="o", agent=writer)
+    bare = Crew(name="desk", agents=[writer], tasks=[first, last])
+    crew = harden(bare, journal=journal, approvals=None if human else {"write": True})
+    shown = []
+    for answered in (lambda n: reject(n, journal, reason="try harder"), None):
+        with pytest.raises(ApprovalRequired):
+            go(crew, mode, run_id="r")
+        question = _open(journal)
+        assert question.kind == ("human_input" if human else "task_output")
+        shown.append(json.loads(question.arguments)["answer" if human else "output"])
+        if answered is not None:
+            answered(question.id)
+    assert (shown, done) == (["bad", "good"], [])
+    requests = server.total_usage.requests
+    approve(question.id, journal, edit="better")
+    assert go(crew, mode, run_id="r").raw == "closed"
+    assert done == ["better"]
+    assert server.total_usage.requests == requests + 1
+    assert go(crew, mode, run_id="r").tasks_output[0].raw == "better"
