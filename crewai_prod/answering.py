@@ -7,8 +7,10 @@ needs the journal and nothing else: the run goes on when it is resumed.
 
 from __future__ import annotations
 
+import getpass
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ def approve(
             output: the output. Of a budget: its new limits, as a dict. Of a call of unknown
             outcome: it did act, and this is its result.
         note: A remark; a flow's feedback, or the answer to a question.
-        by: Who answers, where not everybody may.
+        by: Who answers. Default: the name of the user whose process this is.
         scope: `once`; `run`: all calls of the tool in this run; `tool`: all calls of the tool in
             any run of the crew, for so many `minutes`.
         minutes: See `scope`.
@@ -100,7 +102,7 @@ def reject(
         approval_id: The question.
         journal: Where it is recorded. Default: as for `harden`.
         reason: What the model, or the flow, is told.
-        by: Who answers, where not everybody may.
+        by: Who answers. Default: the name of the user whose process this is.
 
     Returns:
         The question, answered.
@@ -121,11 +123,19 @@ def answered(journal: Journal, approval_id: int, reply: Reply) -> ApprovalRecord
         ApprovalClosed: It was decided before, or its time was over: its default counts then.
         CrewProdError: As `approval.rule`, and the journal's own.
     """
-    now = time.time()
-    question = journal.answer(approval_id, lambda asked, run: rule(asked, run, reply, now))
+    named, now = replace(reply, by=reply.by or user_here()), time.time()
+    question = journal.answer(approval_id, lambda asked, run: rule(asked, run, named, now))
     if question.status != "answered":
         raise closed(question)
     return question
+
+
+def user_here() -> str:
+    """The name of the user whose process this is, or their number where they have none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def opened(journal: str | os.PathLike[str] | Journal | None) -> Journal:

@@ -190,8 +190,8 @@ class Budget:
         of_tools = approval.above or approval.first_use or approval.after_taint
         if of_tools or approval.on_expiry == "approved":
             raise UsageError(
-                f"Budget(on_limit={approval!r}): of an Approval, `who` and `expires` are for budgets"
-                "; nobody's answer raises no limit."
+                f"Budget(on_limit={approval!r}): of an Approval, `who` and `expires` are for "
+                "budgets; nobody's answer raises no limit."
             )
 
     def _checked(self, name: str, value: Any) -> int | None:

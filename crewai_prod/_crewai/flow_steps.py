@@ -304,7 +304,8 @@ def wait_for_person(
     """What a person has answered to a question that the run waits on.
 
     Returns:
-        Their words; nothing if they approved without any; None if they rejected without any.
+        Their words; nothing if they approved without any; None if they rejected without any, or
+        nobody has answered in time.
 
     Raises:
         ApprovalRequired: Nobody has answered yet; the run is stopped.
@@ -321,6 +322,6 @@ def wait_for_person(
     )
     if decision.edited is not None:
         return as_text(decision.edited)
-    if decision.by is None and not decision.approved:
-        return None
-    return decision.note if decision.note or not decision.approved else ""
+    if decision.approved:
+        return decision.note or ""
+    return None if decision.by is None else decision.note

@@ -149,7 +149,7 @@ class SqliteReader:
 
     def approval(self, approval_id: int) -> ApprovalRecord:
         """See `JournalReader.approval`."""
-        rows = self._query(_sql.APPROVAL_BY_ID, (approval_id,))
+        rows = self._query(_sql.APPROVAL_BY_ID, (min(approval_id, _NEWEST),))
         for *columns, _ in rows:
             return approval_record(columns, self._vault)
         raise ApprovalNotFound(f"No question {approval_id} is in the journal.")

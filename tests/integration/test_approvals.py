@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from crewai import Agent, Crew, Task
+from crewai.flow.flow import Flow, listen, start
+from crewai.flow.human_feedback import human_feedback
 
-from crewai_prod import approve, errors, harden, open_journal, reject, tool
-from crewai_prod.errors import ApprovalRequired
+from crewai_prod import Approval, Budget, approve, errors, harden, open_journal, reject, tool
+from crewai_prod.errors import ApprovalRequired, BudgetPaused
 from crewai_prod.records import RunStatus
 from tests.crews import make_llm
 from tests.integration.parts import (
@@ -19,10 +21,13 @@ from tests.integration.parts import (
     REQUESTS,
     SCRIPT,
     Effects,
+    Killed,
     Mode,
     go,
+    killed,
     make_crew,
 )
+from tests.openai_script import calls
 from tests.openai_server import Conversation, Rule, Server, answer, use
 
 ALL = ["look_up tides", "charge 7", "send ann"]
@@ -173,3 +178,103 @@ def test_an_answer_waits_for_feedback(
     assert done == ["better"]
     assert server.total_usage.requests == requests + 1
     assert go(crew, mode, run_id="r").tasks_output[0].raw == "better"
+
+
+class Review(Flow[dict[str, Any]]):
+    """A person looks at what a method returns, and is asked something in the next one."""
+
+    @start()
+    @human_feedback(message="Good?")
+    def write(self) -> str:
+        """Write."""
+        return "a draft"
+
+    @listen(write)
+    def sign(self) -> str:
+        """Ask for a name."""
+        return f"{self.last_human_feedback.feedback} {self.ask('Your name?')}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_flow_waits_for_feedback_and_answers(tmp_path: Path, mode: Mode) -> None:
+    """`@human_feedback` and `Flow.ask` pause the run; words, not `input()`, go on with it."""
+    journal = tmp_path / "runs.db"
+    flow = harden(Review(), journal=journal)
+    with pytest.raises(ApprovalRequired):
+        go(flow, mode, run_id="r")
+    question = _open(journal)
+    shown = json.loads(question.arguments)
+    assert (question.kind, shown) == ("feedback", {"message": "Good?", "output": "a draft"})
+    reject(question.id, journal, reason="No,")
+    with pytest.raises(ApprovalRequired):
+        go(flow, mode, run_id="r")
+    assert json.loads(_open(journal).arguments) == {"message": "Your name?"}
+    assert flow.resume("ann", run_id="r") == "No, ann"
+    assert open_journal(journal).run("r").status is RunStatus.COMPLETED
+
+
+@pytest.mark.parametrize("limits", [{"max_llm_calls": 3}, {"max_usd": "0.0005"}])
+def test_a_person_raises_a_limit(tmp_path: Path, limits: dict[str, Any]) -> None:
+    """`on_limit="pause"` is a question; its answer holds in this run, over kills, for good."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    ((limit, most),) = limits.items()
+    with Server(SCRIPT) as server:
+        budget = Budget(**limits, on_limit=Approval(who=["ops"]))
+        prices = {"gpt-4o-mini": {"input": 1, "output": 1}}
+        crew = harden(make_crew(server, effects), journal=journal, budget=budget, prices=prices)
+        for _ in range(2):
+            with pytest.raises(BudgetPaused) as caught:
+                crew.kickoff(inputs=WHO, run_id="r")
+        question = _open(journal)
+        assert caught.value.fields["id"] == question.id
+        sent = server.total_usage.requests
+        with pytest.raises(errors.AnswerNotAllowed):
+            approve(question.id, journal, edit={limit: 50}, by="ann")
+        for wrong in ({}, {limit: most}, {"limit": 5}, {limit: "much"}, 5):
+            with pytest.raises(errors.UsageError):
+                approve(question.id, journal, edit=wrong, by="ops")
+        approve(question.id, journal, edit={limit: 50}, by="ops")
+        with pytest.raises(Killed):
+            killed(lambda: crew.kickoff(inputs=WHO, run_id="r"), 2)
+        assert crew.kickoff(inputs=WHO, run_id="r").raw == "sent to ann"
+        assert 0 < sent < server.total_usage.requests == REQUESTS
+        with pytest.raises(BudgetPaused):
+            crew.kickoff(inputs=WHO, run_id="other")
+
+
+def test_a_limit_that_is_not_raised_ends_the_run(tmp_path: Path) -> None:
+    """Rejected: the run fails with `BudgetExceeded`; the developer may still raise it."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    with Server(SCRIPT) as server:
+        bare = make_crew(server, effects)
+        crew = harden(bare, journal=journal, budget=Budget(max_tool_calls=1, on_limit="pause"))
+        with pytest.raises(BudgetPaused):
+            crew.kickoff(inputs=WHO, run_id="r")
+        reject(_open(journal).id, journal)
+        with pytest.raises(errors.BudgetExceeded) as caught:
+            crew.kickoff(inputs=WHO, run_id="r")
+        assert not isinstance(caught.value, BudgetPaused)
+        crew = harden(bare, journal=journal, budget=Budget(max_tool_calls=3, on_limit="pause"))
+        assert crew.kickoff(inputs=WHO, run_id="r").raw == "sent to ann"
+
+
+PAIR = Conversation(
+    Rule(lambda turn: calls([("charge", {"amount": 1}), ("charge", {"amount": 2})]), results=0),
+    Rule(answer("done")),
+)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_answer_runs_one_call(tmp_path: Path, mode: Mode) -> None:
+    """Of two calls that a model makes at once each is asked about; one approval is for one."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    with Server(PAIR) as server:
+        crew = harden(one_cashier(server, effects, approval=True), journal=journal)
+        for answered in range(2):
+            with pytest.raises(ApprovalRequired):
+                go(crew, mode, run_id="r")
+            assert len(effects.lines) <= answered
+            approve(open_journal(journal).approvals("r", status="open")[0].id, journal)
+        assert go(crew, mode, run_id="r").raw == "done"
+        assert sorted(effects.lines) == ["charge 1", "charge 2"]
+        assert len(open_journal(journal).approvals("r")) == 2
