@@ -46,10 +46,6 @@ Tell = Callable[["Run", ApprovalRecord], None]
 """Tells people of a question that was committed."""
 
 
-def _untainted(scope: Scope) -> Collection[str]:
-    return ()
-
-
 def _nobody(run: Run, question: ApprovalRecord) -> None:
     """Whoever wants to know looks: `crewai-prod approvals`."""
 
@@ -82,7 +78,6 @@ class Approving:
 
     Attributes:
         tell: Tells people of a new question.
-        tainted: The untrusted sources that were read in a scope, as far as anybody knows.
         terminal: Whether what CrewAI asks people itself is asked on the terminal, as by CrewAI.
         outputs: Task outputs that need approval, by name of the task.
     """
@@ -91,7 +86,6 @@ class Approving:
         self._run = run
         self._write = write
         self.tell: Tell = _nobody
-        self.tainted: Callable[[Scope], Collection[str]] = _untainted
         self.terminal = False
         self.outputs: Mapping[str, Approval] = {}
 
@@ -175,6 +169,10 @@ class Approving:
         decision = decision_of(question)
         self._run.log.approval_applied(question, edited=decision.edited is not None)
         return decision
+
+    def tainted(self, scope: Scope) -> Collection[str]:
+        """The untrusted sources that were read in a scope, as far as anybody knows."""
+        return ()
 
     # -- tools ------------------------------------------------------------------------------------
 

@@ -138,8 +138,10 @@ def test_of_several_answers_one_counts(book: Book, lease: Lease) -> None:
             journal.close()
 
         threads = [threading.Thread(target=answer, args=(n,)) for n in range(8)]
-        [thread.start() for thread in threads]
-        [thread.join(30) for thread in threads]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
         winners = [one for one in heard if isinstance(one, str)]
         decided = book.journal.approval(number)
         assert len(heard) == 8

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, listen, start
 from crewai.flow.human_feedback import human_feedback
+from pydantic import AfterValidator
 
 from crewai_prod import Approval, Budget, approve, errors, harden, open_journal, reject, tool
+from crewai_prod.answering import NOTHING
+from crewai_prod.approving import Approving
 from crewai_prod.errors import ApprovalRequired, BudgetPaused
 from crewai_prod.records import RunStatus
 from tests.crews import make_llm
@@ -278,3 +285,271 @@ def test_one_answer_runs_one_call(tmp_path: Path, mode: Mode) -> None:
         assert go(crew, mode, run_id="r").raw == "done"
         assert sorted(effects.lines) == ["charge 1", "charge 2"]
         assert len(open_journal(journal).approvals("r")) == 2
+
+
+# -- killed around a pause ------------------------------------------------------------------------
+
+
+def _till(server: Server, effects: Effects, journal: Path) -> Any:
+    server.app.script = TOLD
+    return harden(one_cashier(server, effects, approval=True), journal=journal)
+
+
+def _desk(server: Server, journal: Path, *, human: bool) -> Any:
+    server.app.script = Conversation(Rule(answer("closed")))
+    llm = make_llm(server.url, max_retries=0)
+    writer = Agent(role="Writer", goal="g", backstory="b", llm=llm)
+    task = Task(
+        name="write", description="Write", expected_output="o", agent=writer, human_input=human
+    )
+    crew = Crew(name="desk", agents=[writer], tasks=[task])
+    return harden(crew, journal=journal, approvals=None if human else {"write": True})
+
+
+def _poor(server: Server, effects: Effects, journal: Path) -> Any:
+    server.app.script = TOLD
+    budget = Budget(max_llm_calls=1, on_limit="pause")
+    return harden(one_cashier(server, effects), journal=journal, budget=budget)
+
+
+class Asking(Flow[dict[str, Any]]):
+    """Asks in a method."""
+
+    @start()
+    def begin(self) -> str:
+        """Ask."""
+        return f"hello {self.ask('Your name?')}"
+
+
+class Reviewed(Flow[dict[str, Any]]):
+    """A person looks at what a method returns."""
+
+    @start()
+    @human_feedback(message="Good?")
+    def write(self) -> str:
+        """Write."""
+        return "a draft"
+
+
+PAUSES: dict[str, Callable[[Server, Effects, Path], Any]] = {
+    "tool": _till,
+    "human_input": lambda server, effects, journal: _desk(server, journal, human=True),
+    "task_output": lambda server, effects, journal: _desk(server, journal, human=False),
+    "budget": _poor,
+    "question": lambda server, effects, journal: harden(Asking(), journal=journal),
+    "feedback": lambda server, effects, journal: harden(Reviewed(), journal=journal),
+}
+
+
+@pytest.mark.parametrize("point", ["commit.before:ask", "commit.after:ask"])
+@pytest.mark.parametrize("kind", PAUSES)
+def test_killed_around_a_pause(server: Server, tmp_path: Path, kind: str, point: str) -> None:
+    """Before the row, after it, and between answer and resume: asked once, done once."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+
+    def kick() -> Any:
+        return PAUSES[kind](server, effects, journal).kickoff(run_id="r")
+
+    with pytest.raises(Killed):
+        killed(kick, 1, point)
+    assert len(open_journal(journal).approvals("r")) == (point == "commit.after:ask")
+    sent, done = len(server.requests), ["charge 700"] if kind == "budget" else []
+    with pytest.raises(errors.RunPaused):
+        kick()
+    assert (len(server.requests), effects.lines) == (sent, done)
+    edit = {"budget": {"max_llm_calls": 5}}.get(kind, NOTHING)
+    approve(_open(journal).id, journal, edit=edit, note="ann")
+    with pytest.raises(Killed):
+        killed(kick, 1, "commit.after:open_run")
+    kick()
+    assert effects.lines == (["charge 700"] if kind in ("tool", "budget") else [])
+    (question,) = open_journal(journal).approvals("r")
+    assert (question.kind, question.status) == (kind, "answered")
+    assert len(server.requests) == sent + (kind in ("tool", "budget"))
+    assert open_journal(journal).run("r").status is RunStatus.COMPLETED
+
+
+# -- telling people -------------------------------------------------------------------------------
+
+
+def test_people_are_told_once(tmp_path: Path) -> None:
+    """After the row is there, without secrets, and never again; nobody's failure is the run's."""
+    journal, effects, told = tmp_path / "runs.db", Effects(tmp_path), []
+
+    def tell(facts: dict[str, Any]) -> None:
+        told.append(facts)
+        assert open_journal(journal).approval(facts["id"]).status == "open"
+        raise LookupError("nobody is in the office")
+
+    declared = {"charge": {"approval": Approval(who=["ann"]), "sensitive": ["amount"]}}
+    with Server(SCRIPT) as server:
+        options = {"journal": journal, "tools": declared, "notify": tell}
+        crew = harden(make_crew(server, effects), **options)
+        for _ in range(2):
+            with pytest.raises(ApprovalRequired):
+                crew.kickoff(inputs=WHO, run_id="r")
+        (facts,) = told
+        assert (facts["run_id"], facts["tool"], facts["who"]) == ("r", "charge", ["ann"])
+        assert facts["arguments"] == {"amount": "[redacted]"}
+        assert facts["approve"].startswith(f"crewai-prod approve {facts['id']} ")
+        for point, number in (("commit.after:claim_notice", 1), ("commit.after:ask", 2)):
+            with pytest.raises(Killed):
+                killed(lambda at=point: crew.kickoff(inputs=WHO, run_id=at), 1, point)
+            with pytest.raises(ApprovalRequired):
+                crew.kickoff(inputs=WHO, run_id=point)
+            assert len(told) == number  # killed before it could tell: silence, not twice
+
+
+def test_a_web_address_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON is sent to it; one that hangs or refuses costs seconds, not the run."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    got: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        """Takes one notice."""
+
+        def do_POST(self) -> None:
+            """Take it."""
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(500)
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as http, Server(SCRIPT) as server:
+        threading.Thread(target=http.handle_request, daemon=True).start()
+        crew = harden(
+            make_crew(server, Effects(tmp_path)),
+            journal=tmp_path / "runs.db",
+            tools=CHARGE,
+            notify=f"http://127.0.0.1:{http.server_address[1]}/hook",
+        )
+        with pytest.raises(ApprovalRequired):
+            crew.kickoff(inputs=WHO, run_id="r")
+    assert [(one["event"], one["tool"]) for one in got] == [("approval.requested", "charge")]
+
+
+# -- what an answer covers ------------------------------------------------------------------------
+
+TWICE = Conversation(
+    Rule(use("charge", {"amount": 1}), results=0),
+    Rule(use("charge", {"amount": 2}), results=1),
+    Rule(answer("done")),
+)
+
+
+@pytest.mark.parametrize(
+    ("scope", "minutes", "asked"),
+    [("once", None, 4), ("run", None, 2), ("tool", 5, 1), ("tool", 1e-9, 4)],
+)
+def test_what_an_approval_covers(
+    tmp_path: Path, scope: str, minutes: float | None, asked: int
+) -> None:
+    """One call; the tool in this run; the tool in all runs of the crew, for some minutes."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    with Server(TWICE) as server:
+        crew = harden(one_cashier(server, effects, approval=True), journal=journal)
+        for run_id in ("a", "b"):
+            while True:
+                try:
+                    crew.kickoff(run_id=run_id)
+                    break
+                except ApprovalRequired as error:
+                    approve(error.fields["id"], journal, scope=scope, minutes=minutes)
+        assert effects.lines == ["charge 1", "charge 2"] * 2
+        assert len(open_journal(journal).approvals()) == asked
+
+
+@pytest.mark.parametrize(
+    ("approval", "whys"),
+    [
+        (Approval(first_use=True), ["first_use"]),
+        (Approval(above={"amount": 1}), ["amount"]),
+        (Approval(after_taint=True), ["taint"]),
+        (Approval(above={"amount": 5}), []),
+    ],
+)
+def test_which_calls_need_approval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, approval: Approval, whys: list[str]
+) -> None:
+    """The first of a run, one above an amount, one after untrusted content."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    with Server(TWICE) as server:
+        crew = harden(one_cashier(server, effects, approval=approval), journal=journal)
+        monkeypatch.setattr(Approving, "tainted", lambda self, scope: effects.lines)
+        for _ in whys:
+            with pytest.raises(ApprovalRequired) as caught:
+                crew.kickoff(run_id="r")
+            approve(caught.value.fields["id"], journal)
+        assert crew.kickoff(run_id="r").raw == "done"
+        assert [one.why for one in open_journal(journal).approvals("r")] == whys
+        assert effects.lines == ["charge 1", "charge 2"]
+
+
+def test_nobody_answers_in_time(tmp_path: Path) -> None:
+    """The default counts when the run is resumed: rejected, or approved."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    with Server(TOLD) as server:
+        for default, lines in (("reject", []), ("approve", ["charge 700"])):
+            soon = Approval(expires=0.001, default=default)
+            crew = harden(one_cashier(server, effects, approval=soon), journal=journal)
+            with pytest.raises(ApprovalRequired) as caught:
+                crew.kickoff(run_id=default)
+            time.sleep(0.002)
+            said = crew.kickoff(run_id=default).raw
+            assert ("Nobody has answered in time" in said) == (default == "reject")
+            assert effects.lines == lines
+            question = open_journal(journal).approval(caught.value.fields["id"])
+            assert (question.status, question.answered_by) == ("expired", None)
+            with pytest.raises(errors.ApprovalClosed):
+                approve(question.id, journal)
+
+
+def test_a_change_that_the_tool_refuses_is_asked_about_again(tmp_path: Path) -> None:
+    """What no schema can say shows when the run goes on; the question says what was wrong."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+
+    @tool(effect="write", approval=True, sensitive=["pin"])
+    def pay(amount: Annotated[int, AfterValidator(_even)], pin: str) -> str:
+        """Pay.
+
+        Args:
+            amount: How much, even.
+            pin: The secret.
+        """
+        effects.add(f"pay {amount} {pin}")
+        return "paid"
+
+    wants = use("pay", {"amount": 8, "pin": "4711"})
+    with Server(Conversation(Rule(wants, answer("done")))) as server:
+        llm = make_llm(server.url, max_retries=0)
+        agent = Agent(role="Cashier", goal="g", backstory="b", llm=llm, tools=[pay])
+        task = Task(description="Pay", expected_output="o", agent=agent)
+        crew = harden(Crew(agents=[agent], tasks=[task]), journal=journal)
+        with pytest.raises(ApprovalRequired):
+            crew.kickoff(run_id="r")
+        first = _open(journal)
+        approve(first.id, journal, edit={"amount": 3})
+        with pytest.raises(ApprovalRequired, match="cannot be used"):
+            crew.kickoff(run_id="r")
+        second = _open(journal)
+        assert second.id != first.id
+        assert "amount" in second.remark
+        assert "4711" not in f"{first}{second}"
+        approve(second.id, journal, edit={"amount": 4, "pin": "[redacted]"})
+        assert crew.kickoff(run_id="r").raw == "done"
+        assert effects.lines == ["pay 4 4711"]
+
+
+def _even(value: int) -> int:
+    if value % 2:
+        raise ValueError("has to be even")
+    return value
+
+
+def test_a_name_that_fits_no_task_is_refused(server: Server, tmp_path: Path) -> None:
+    """An approval that would never be asked for is an error, not silence."""
+    crew = make_crew(server, Effects(tmp_path))
+    with pytest.raises(errors.UsageError, match="t9"):
+        harden(crew, journal=tmp_path / "j.db", approvals={"t9": True}).kickoff(run_id="r")
