@@ -23,7 +23,7 @@ from crewai.tasks.task_output import TaskOutput
 from pydantic import BaseModel
 
 from crewai_prod import codec
-from crewai_prod._crewai.approved_outputs import as_text
+from crewai_prod._crewai.answers import as_text
 from crewai_prod.approval import Approval
 from crewai_prod.failures import describe
 from crewai_prod.records import StepKind, StepRecord, StepStatus
