@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
+from crewai_prod.approval import Approval
 from crewai_prod.errors import UsageError
 from crewai_prod.records import (
     PICO,
@@ -118,11 +119,11 @@ class Budget:
         per_call_input_tokens: What one model call may be sent at most, as it is estimated.
         warn_at: From which part of a limit on a line `budget.warning` is logged, once.
         on_limit: What happens before the call that would pass a limit. `stop`: the run fails with
-            `BudgetExceeded`. `pause`: it is paused, with the same error, and waits for a person.
-            Both can be resumed, with a higher limit. `route`: the models in `route_to` are gone
-            down to, and the run stops if the call fits none of them. Or a function that is told the
-            `Excess`, and returns `stop`, `pause`, or a higher `Budget` to go on with (not of time:
-            what is at work knows by then when to end).
+            `BudgetExceeded`. `pause`, or an `Approval`: it is paused, with the same error, and a
+            person is asked for a higher limit. Both can be resumed, with a higher limit. `route`:
+            the models in `route_to` are gone down to, and the run stops if the call fits none of
+            them. Or a function that is told the `Excess`, and returns `stop`, `pause`, or a higher
+            `Budget` to go on with (not of time: what is at work knows by then when to end).
         route_to: Cheaper models, the cheapest last: names or objects. A model for whose answer too
             little of `max_usd` is left (for a whole one, or for 4,096 tokens) is not asked, but the
             next one is. With any other `on_limit` than `route`, that is done after them.
@@ -144,7 +145,7 @@ class Budget:
     max_seconds: float | None = None
     per_call_input_tokens: int | None = None
     warn_at: float = 0.8
-    on_limit: str | Callable[[Excess], Decision] = "stop"
+    on_limit: str | Approval | Callable[[Excess], Decision] = "stop"
     route_to: Sequence[Any] = field(default=(), compare=False)
     window: Window | None = None
     label: str | None = None
@@ -164,9 +165,12 @@ class Budget:
             raise UsageError(f"Budget(max_seconds={seconds!r}): more than 0 seconds, or None.")
         if not (_is_number(self.warn_at) and 0 < self.warn_at <= 1):
             raise UsageError(f"Budget(warn_at={self.warn_at!r}): a part, more than 0, at most 1.")
-        if self.on_limit not in ("stop", "pause", "route") and not callable(self.on_limit):
+        if isinstance(self.on_limit, Approval):
+            self._check_approval(self.on_limit)
+        elif self.on_limit not in ("stop", "pause", "route") and not callable(self.on_limit):
             raise UsageError(
-                f"Budget(on_limit={self.on_limit!r}): there are 'stop', 'pause', 'route' and a "
+                f"Budget(on_limit={self.on_limit!r}): there are 'stop', 'pause', 'route', an "
+                "Approval and a "
                 "function."
             )
         self._check_models()
@@ -207,6 +211,15 @@ class Budget:
             )
         if self.on_limit == "route" and not several:
             raise UsageError("Budget(on_limit='route'): to whom? Give it route_to=[...].")
+
+    def _check_approval(self, approval: Approval) -> None:
+        """Only a person can say what a higher limit is."""
+        of_tools = approval.above or approval.first_use or approval.after_taint
+        if of_tools or approval.on_expiry == "approved":
+            raise UsageError(
+                f"Budget(on_limit={approval!r}): of an Approval, `who` and `expires` are for "
+                "budgets; nobody's answer raises no limit."
+            )
 
     def _checked(self, name: str, value: Any) -> int | None:
         if value is None:
@@ -613,6 +626,20 @@ def raised(budget: Budget, given: Any) -> Decision:
         lower = given.route_to or (budget.route_to if given.max_usd is not None else ())
         return replace(given, window=budget.window, label=budget.label, route_to=lower)
     raise UsageError(f"on_limit returned {given!r}, not 'stop', 'pause' or a Budget.")
+
+
+def with_limits(budget: Budget, limits: Mapping[str, Any]) -> Budget:
+    """A budget with the limits that a person has raised; none is lowered by it."""
+    higher = {
+        name: value
+        for name, value in limits.items()
+        if (now := getattr(budget, name)) is not None and _decimal(value) > _decimal(now)
+    }
+    return replace(budget, **higher)
+
+
+def _decimal(value: Any) -> Decimal:
+    return Decimal(str(value))
 
 
 def _several(said: Any, of: str) -> tuple[Budget, ...]:

@@ -65,6 +65,8 @@ def step(function: Any = None, /, *, name: str | None = None, **declared: Any) -
         raise UsageError(f"step() takes a function, not {function!r}.")
     called = name or function.__qualname__
     options = ToolOptions.read(called, {"effect": "nested", **declared})
+    if options.approval is not None:
+        raise UsageError(f"step {called!r}: approval is for tools; a step's caller can ask first.")
     definition = StepDefinition(called, function, options)
     if inspect.iscoroutinefunction(function):
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from crewai_prod.approval import Approval
 from crewai_prod.errors import UsageError
 from crewai_prod.retry import Retry
 
@@ -70,6 +71,8 @@ class ToolOptions:
         sensitive: Names of arguments that no log, report or message shows.
         result_schema: What its result is validated against, instead of its return annotation.
         strict: Whether arguments must have their types. False: `"5"` will do for 5.
+        approval: Whether a person has to agree before it is called: True (always), or an
+            `Approval`.
     """
 
     effect: Effect | None = None
@@ -83,6 +86,7 @@ class ToolOptions:
     sensitive: frozenset[str] = frozenset()
     result_schema: Any = None
     strict: bool = True
+    approval: Approval | None = None
 
     def over(self, other: ToolOptions) -> ToolOptions:
         """These options where they say something, the other ones where they do not.
@@ -116,7 +120,11 @@ class ToolOptions:
             holds, expected = _EXPECTED.get(option, (_anything, ""))
             if not holds(value):
                 raise UsageError(f"Tool {name!r} has {option}={value!r}; {expected}.")
-        return cls(**{**declared, "sensitive": _names(declared.get("sensitive"))})
+        read = {
+            "sensitive": _names(declared.get("sensitive")),
+            "approval": Approval.read(declared.get("approval")),
+        }
+        return cls(**{**declared, **read})
 
 
 def _anything(value: Any) -> bool:
@@ -170,6 +178,10 @@ _EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "max_calls": _COUNT,
     "max_output": _COUNT,
+    "approval": (
+        lambda value: value is None or isinstance(value, (bool, Approval)),
+        "it is True, False, or an Approval, for example Approval(above={'amount': 100})",
+    ),
     "sensitive": (_is_names, "it is the name of an argument, or a list of names"),
 }
 """What each option has to be, and how that is said."""

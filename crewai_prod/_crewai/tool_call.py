@@ -19,8 +19,10 @@ from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.base_tool import BaseTool
 
 from crewai_prod import codec
+from crewai_prod._crewai.changing import POSITIONAL, ToolForm
 from crewai_prod._crewai.metering import outside_calls
 from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.stop import is_tool_failure
 from crewai_prod._crewai.tool_results import (
     decode_result,
     encode_result,
@@ -81,7 +83,7 @@ class ToolCall:
     """One call of a tool, between its beginning and its end."""
 
     seam: ToolSeam
-    given: tuple[Any, ...]
+    given: tuple[tuple[Any, ...], dict[str, Any]]
     value: Any = None
     error: Exception | None = None
     settled: bool = False
@@ -99,17 +101,28 @@ class ToolCall:
             if call.error is not None:
                 call.settled = True
                 return call
-            ticket = run.begin_tool(scope, seam.original.name, arguments, seam.options)
+            form = None
+            if seam.options.approval is not None:
+                form = ToolForm(seam.worker, seam.options.sensitive)
+            ticket = run.begin_tool(scope, seam.original.name, arguments, seam.options, form=form)
         except CrewProdError as refusal:
             call.value, call.settled = refused(refusal), True
             return call
-        call._trying = Trying(
-            run=run, ticket=ticket, options=seam.options, arguments=dict(arguments)
-        )
+        passed = dict(arguments) if ticket.edited is None else ticket.edited
+        call._trying = Trying(run=run, ticket=ticket, options=seam.options, arguments=passed)
         if ticket.recorded is not None:
             call.settled = True
             call._replay(ticket.recorded)
         return call
+
+    @property
+    def passed(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the body is called with: as the model gave it, or as a person has changed it."""
+        edited = self._live.ticket.edited
+        if edited is None:
+            return self.given
+        named = {name: value for name, value in edited.items() if name != POSITIONAL}
+        return tuple(edited.get(POSITIONAL, ())), named
 
     def make(self, body: Callable[[], Any]) -> Any:
         """Call the body until it comes back or its failure is to be told.
@@ -195,6 +208,7 @@ class ToolCall:
 
     def _finish(self, result: Any) -> Any:
         """Commit the result; only then does CrewAI see it."""
+        result = self._with_change(result)
         stored, text = encode_result(result)
         try:
             self._check_workers()
@@ -202,6 +216,14 @@ class ToolCall:
         except CrewProdError as refusal:
             return refused(refusal)
         return result
+
+    def _with_change(self, result: Any) -> Any:
+        """The result, and for the model that asked what a person has changed in the call."""
+        ticket, tool = self._live.ticket, self.seam.worker
+        if ticket.edited is None or tool.result_as_answer or is_tool_failure(result):
+            return result
+        text = tool.format_output_for_agent(result)
+        return f"{text}\n[A person has changed the arguments of this call to {ticket.arguments}]"
 
     def _settle(self, end: End) -> None:
         """Commit a result, and have the end of the call told."""

@@ -44,6 +44,7 @@ _model = attrgetter(*_sql.STEP_MODEL)
 _task = _getter(_sql.TASK_PLAIN)
 _attempt = _getter(_sql.ATTEMPT_PLAIN)
 _usage = attrgetter(*_sql.USAGE)
+_asked = attrgetter(*_sql.APPROVAL_ASKED)
 
 
 def put_step(
@@ -164,6 +165,18 @@ def attempt_record(row: Row, run_id: str, vault: Plain) -> AttemptRecord:
     values["usage"], values["cost"] = _usage_of(values), _cost_of(values)
     _open(values, _sql.ATTEMPT_SEALED, vault, run_id, "attempts")
     return AttemptRecord(**values)
+
+
+def approval_values(
+    lease: Lease, approval: ApprovalRecord, vault: Plain
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Parameters of `OPEN_APPROVAL`, and those that `ADD_APPROVAL` takes besides."""
+    asked = _asked(approval)
+    sealed = (
+        vault.seal(getattr(approval, column), lease.run_id, f"approvals.{column}")
+        for column in ("arguments", "form", "remark")
+    )
+    return (lease.run, *asked[:4]), (*asked[4:], *sealed)
 
 
 def approval_record(row: Row, vault: Plain) -> ApprovalRecord:
