@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from crewai_prod.budget import Budget
     from crewai_prod.cancelling import cancel
     from crewai_prod.journal import Journal, open_journal
+    from crewai_prod.loops import Loops
     from crewai_prod.retry import Retry
     from crewai_prod.run import current_step
     from crewai_prod.settings import Settings
@@ -25,6 +26,7 @@ __all__ = [
     "Budget",
     "CurrentStep",
     "Journal",
+    "Loops",
     "Outcome",
     "Retry",
     "Settings",
@@ -42,6 +44,7 @@ _HOMES = {
     "Budget": "crewai_prod.budget",
     "CurrentStep": "crewai_prod.tooling",
     "Journal": "crewai_prod.journal",
+    "Loops": "crewai_prod.loops",
     "Outcome": "crewai_prod.tooling",
     "Retry": "crewai_prod.retry",
     "Settings": "crewai_prod.settings",

@@ -64,6 +64,7 @@ class Kickoff:
         """
         journal = self.run.journal
         self.run.bill.prices = self.options.prices
+        self.run.looping.rules = self.options.loops
         request = RunRequest(
             run_id=self.run_id,
             kind=self.kind,

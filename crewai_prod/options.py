@@ -15,6 +15,7 @@ from crewai_prod.errors import UsageError
 from crewai_prod.journal import Journal
 from crewai_prod.journals import shared_journal
 from crewai_prod.logs import DEFAULT, RunLog, open_log
+from crewai_prod.loops import Loops
 from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.prices import Prices, load
 from crewai_prod.replay import OnChange
@@ -40,6 +41,7 @@ class Options:
     prices: Prices
     on_alert: OnAlert | None
     budgets: Budgets
+    loops: Loops | None
 
     @classmethod
     def read(
@@ -58,6 +60,7 @@ class Options:
         on_alert: OnAlert | None = None,
         budget: Any = None,
         budgets: Any = None,
+        loops: Any = None,
     ) -> Options:
         """Check every option now, not at the first kickoff.
 
@@ -79,6 +82,7 @@ class Options:
             log=base.log if log is DEFAULT and base.log is not None else log,
             on_alert=_callable("on_alert", on_alert),
             budgets=Budgets.read(budget, budgets),
+            loops=Loops.read(base.loops if loops is None else loops),
             prices=Prices.read(
                 prices if prices is not None else base.prices,
                 on_unpriced if on_unpriced is not None else base.on_unpriced,

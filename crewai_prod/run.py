@@ -41,6 +41,7 @@ from crewai_prod.failures import describe
 from crewai_prod.heart import HEART
 from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
+from crewai_prod.looping import Looping
 from crewai_prod.outcomes import UnknownPolicy, settle
 from crewai_prod.records import (
     ApprovalRecord,
@@ -172,6 +173,7 @@ class Run:
         self._usage = Usage()
         self.bill = Bill()
         self.braking = Braking(self, self._write)
+        self.looping = Looping(self)
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
         self._redo: set[str] = set()
@@ -346,6 +348,7 @@ class Run:
         """An agent begins to work in a scope; see `Walk.enter`."""
         with self._lock:
             self._walk.enter(scope.path, retry=retry)
+        self.looping.forget(scope.path)
 
     def last_step(self, scope: Scope) -> str | None:
         """The model or tool call that was begun last in a scope, by this session."""
@@ -365,6 +368,7 @@ class Run:
         self.check()
         with self._lock:
             self._walk.try_again(ticket)
+        self.looping.forget(ticket.inner.path)
         if ticket.effect == "write":
             self._intend(ticket)
 
@@ -414,6 +418,7 @@ class Run:
             if ticket.step_id in self._final:
                 raise self._final[ticket.step_id]
             drifted = self._walk.look_up(ticket, params=request.params if scope.follow else None)
+        self.looping.decided(scope)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=drifted)
         elif self.replay_only is not None:
@@ -558,6 +563,7 @@ class Run:
         Raises:
             ToolOutcomeUnknown: It was started in an earlier session, nobody can tell whether it
                 acted, and the run now waits for a person.
+            LoopDetected: It is one of a loop that the model does not end.
             BudgetExceeded: It would pass a limit, or the time of the run is over.
             CrewProdError: The run was stopped, or the intent could not be committed.
         """
@@ -576,6 +582,8 @@ class Run:
             self._settle(ticket, record, dict(arguments), options)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=False)
+            if kind is StepKind.TOOL:
+                self.looping.met(ticket, options)
         elif self.replay_only is not None:
             raise self.replay_only
         else:
@@ -587,15 +595,21 @@ class Run:
     def _admit(self, ticket: Ticket, options: ToolOptions) -> bool:
         """Whether a call may be made; one that may not is committed as refused, and told."""
         record = ticket.record
-        if ticket.kind is not StepKind.TOOL or (record and record.effect != REFUSED):
-            return True  # not a tool's, or admitted before
-        nested = ticket.effect == "nested"
-        refusal = self._admission.refusal(ticket.name, options, nested=nested)
-        if refusal is None:
-            self.braking.afford(ticket)
+        if ticket.kind is not StepKind.TOOL:
             return True
+        if record is not None and record.effect != REFUSED:  # admitted before
+            self.looping.met(ticket, options)
+            return True
+        facts = self.looping.refusal(ticket, options)
+        if facts is None:
+            nested = ticket.effect == "nested"
+            refusal = self._admission.refusal(ticket.name, options, nested=nested)
+            if refusal is None:
+                self.braking.afford(ticket)
+                return True
+            facts = describe(refusal)
         ticket.effect = REFUSED
-        step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(describe(refusal)).decode())
+        step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode())
         self._commit(ticket, step)
         ticket.recorded = step
         return False
@@ -750,6 +764,7 @@ class Run:
             self._walk.history.forget(path)
             self._walk.leave(path)
             self._talks = {at: talk for at, talk in self._talks.items() if not lies_in(at, path)}
+        self.looping.forget(path)
         self.log.task_finished(task=record.name, position=position, agent=agent, status="done")
 
     def fail_task(
@@ -881,6 +896,8 @@ class Run:
             if step.usage is not None:
                 self._usage += step.usage
                 self._spent[step.scope] = self._spent.get(step.scope, Usage()) + step.usage
+        if step.kind is StepKind.TOOL:
+            self.looping.ended(step)
         self.braking.brakes.enter(step)
         self.bill.enter(step, ticket.scope.task_name, self.log)
         self.log.step_finished(step, task=ticket.scope.task_name)

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
             0.6}}`; as JSON in the environment.
         on_unpriced: What to do about a model whose price nobody knows: `warn`, `fail` (it is not
             called), or the US dollars per million tokens to count it with.
+        loops: Whether calls that lead nowhere are looked for; see `Loops`.
         quiet: Silence CrewAI's own console output during hardened runs, and the progress of a
             batch.
     """
@@ -42,4 +43,5 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=LEASE_SECONDS, gt=0)
     prices: dict[str, dict[str, Decimal] | Decimal] | None = None
     on_unpriced: str | Decimal | None = None
+    loops: bool = True
     quiet: bool = False

@@ -21,6 +21,7 @@ from crewai_prod._crewai.converting import RunConverter
 from crewai_prod._crewai.event_scope import events_ended
 from crewai_prod._crewai.guardrails import judging
 from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.repeating import RunToolsHandler
 from crewai_prod._crewai.reviewing import reviewed
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.stop import StopRun
@@ -142,7 +143,7 @@ def fresh(agent: Any) -> None:
     put_private(agent, **{name: copy.copy(value) for name, value in FRESH_PRIVATE.items()})
     handler = agent.__dict__.get("tools_handler")
     if isinstance(handler, ToolsHandler):
-        put(agent, tools_handler=ToolsHandler(cache=handler.cache))
+        put(agent, tools_handler=RunToolsHandler.of(handler.cache, seam_of(agent).bench.polls))
 
 
 def begin_again(run: Run) -> None:

@@ -75,6 +75,7 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             agent roles): what is kicked off or delegated in a task counts as the task's, what an
             agent does itself as the agent's. Limits do not belong to what a run is: it may be
             resumed with others.
+            `loops`: a `Loops`, which says when calls are taken for a loop, or False.
             `settings`: a `Settings`.
 
     Returns:

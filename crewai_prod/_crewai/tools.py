@@ -23,6 +23,7 @@ from crewai_prod._crewai.takeover import Seamed, put, really_a, seam_of, take_ov
 from crewai_prod._crewai.tool_call import Raised, ToolCall, ToolSeam, one_for_one
 from crewai_prod._crewai.tool_results import cut
 from crewai_prod._crewai.typed import as_declared, body_of, doing_within, refusals_not_counted
+from crewai_prod.loops import plain
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 from crewai_prod.threads import in_thread
@@ -90,6 +91,11 @@ class ToolBench:
         self._within = within
         self._taken: dict[int, tuple[BaseTool, BaseTool]] = {}
         self._raised: dict[str, Raised] = {}
+        self._polled: set[str] = set()
+
+    def polls(self, name: str) -> bool:
+        """Whether a tool is polled: each of its calls is to be made."""
+        return plain(name) in self._polled
 
     def take(self, tools: Sequence[Any] | None) -> list[Any] | None:
         """The tools of an agent or task, each behind its seam. Other objects stay as they are."""
@@ -114,7 +120,10 @@ class ToolBench:
             worker = doing_within(typed, lambda inner: self._worker(inner, options))
             seam = ToolSeam(self._run, tool, worker, options, self._within, self._raised)
             taken = take_over(typed, DurableTool, seam, stands_for=tool)
-            put(taken, cache_function=never_a_failure(tool.cache_function))
+            cached = _never if options.polling else never_a_failure(tool.cache_function)
+            put(taken, cache_function=cached)
+            if options.polling:
+                self._polled.add(plain(tool.name))
             self._taken[id(tool)] = (tool, taken)
         return self._taken[id(tool)][1]
 
@@ -125,6 +134,11 @@ class ToolBench:
             put(copied, memory=self._memory(tool.memory))
             return copied
         return calling_once(tool, options)
+
+
+def _never(arguments: Any = None, result: Any = None) -> bool:
+    """The `cache_function` of a tool that is polled."""
+    return False
 
 
 @contextmanager
