@@ -77,6 +77,11 @@ class RunAgent(Seamed):
             result = await super(RunAgent, worker).aexecute_task(task, context, tools)  # type: ignore[misc]
             return _answered(seam_of(self).run, worker, result)
 
+    def set_cache_handler(self, cache_handler: Any) -> None:
+        """The original's, which begins without a last call; some releases do so within a run."""
+        super().set_cache_handler(cache_handler)  # type: ignore[misc]
+        _watch_calls(self)
+
     def get_output_converter(self, *args: Any, **kwargs: Any) -> Any:
         """The original's, behind its seam; it asks once, what it cannot read is sent back."""
         made = super().get_output_converter(*args, **kwargs)  # type: ignore[misc]
@@ -141,6 +146,11 @@ def fresh(agent: Any) -> None:
     """Let an agent begin without what other pieces of work left on it."""
     put(agent, **{name: copy.copy(value) for name, value in FRESH.items()})
     put_private(agent, **{name: copy.copy(value) for name, value in FRESH_PRIVATE.items()})
+    _watch_calls(agent)
+
+
+def _watch_calls(agent: Any) -> None:
+    """Let an agent begin without a last call, which keeps it from calling its tool again."""
     handler = agent.__dict__.get("tools_handler")
     if isinstance(handler, ToolsHandler):
         put(agent, tools_handler=RunToolsHandler.of(handler.cache, seam_of(agent).bench.polls))
