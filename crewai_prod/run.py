@@ -43,6 +43,7 @@ from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
 from crewai_prod.looping import Looping
 from crewai_prod.outcomes import UnknownPolicy, settle
+from crewai_prod.paging import Paging, Shown
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
@@ -58,7 +59,7 @@ from crewai_prod.records import (
     Usage,
 )
 from crewai_prod.redact import redact_text
-from crewai_prod.replay import AGAIN, TaskPlan, decided_again
+from crewai_prod.replay import AGAIN, CACHED, TaskPlan, decided_again
 from crewai_prod.required import DECIDED, REFUSED, reports_failure
 from crewai_prod.retry import Retry
 from crewai_prod.steps import (
@@ -174,6 +175,7 @@ class Run:
         self.bill = Bill()
         self.braking = Braking(self, self._write)
         self.looping = Looping(self)
+        self.paging = Paging()
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
         self._redo: set[str] = set()
@@ -620,8 +622,16 @@ class Run:
         self._write(lambda: self.journal.start_step(self.lease, intent, attempt=before))
         ticket.before = None
 
-    def finish_tool(self, ticket: Ticket, result: str, text: str | None) -> None:
+    def finish_tool(
+        self, ticket: Ticket, result: str, text: str | None, *, shown: Shown | None = None
+    ) -> None:
         """Commit a tool's result (JSON of `codec`); `text` is what a message may repeat.
+
+        Args:
+            ticket: Of the call.
+            result: JSON.
+            text: The result, if it is a text.
+            shown: How long it is for a model, if that is known; else as it is recorded.
 
         Raises:
             CrewProdError: The run was stopped meanwhile (a nested call may have swallowed why), or
@@ -631,7 +641,9 @@ class Run:
         if ticket.effect == "nested":
             self.check()
         self.degraded |= ticket.kind is StepKind.TOOL and reports_failure(result)
-        self._commit(ticket, self._step(ticket, StepStatus.DONE, result=result))
+        size = shown or Shown(len(result if text is None else text))
+        sizes = {"output_size": size.size, "output_cut": size.cut} if _is_call(ticket) else {}
+        self._commit(ticket, self._step(ticket, StepStatus.DONE, result=result, **sizes))
         self._share(text, ticket.step_id)
 
     def fail_tool(self, ticket: Ticket, facts: Mapping[str, Any]) -> None:
@@ -666,6 +678,20 @@ class Run:
         """The tools that were called within a scope so far, by name: whether with success."""
         with self._lock:
             return self._walk.history.called(path)
+
+    def tool_step(self, step_id: str) -> StepRecord | None:
+        """What is recorded of a tool call of this run, in whichever task, or of a cache's answer.
+
+        Raises:
+            JournalError: The journal could not be read.
+        """
+        with self._lock:
+            step = self._walk.history.get(step_id)
+        if step is None or step.result is None:  # perhaps of a task that is finished
+            steps = self.journal.steps(self.run_id)
+            step = next((one for one in steps if one.step_id == step_id), None)
+        told = step is not None and (step.kind is StepKind.TOOL or step.effect == CACHED)
+        return step if told else None
 
     def step_that_said(self, text: str | None) -> str | None:
         """The id of a step whose result is word for word this text, if it is a long one."""
@@ -966,6 +992,11 @@ def _usage_by_scope(
             scope = scopes[one.step_id]
             spent[scope] = spent.get(scope, Usage()) + one.usage
     return spent
+
+
+def _is_call(ticket: Ticket) -> bool:
+    """Whether a model reads what comes of it."""
+    return ticket.kind is StepKind.TOOL
 
 
 def _is_failed_tool(step: StepRecord) -> bool:

@@ -180,7 +180,7 @@ def _agent_begins(executor: Any, event: Any) -> None:
 
 def _take_over_executor(executor: Any, run: Run, scope: Scope) -> None:
     workshop = Workshop(run, run.tools, scope, within=scope)
-    tools = workshop.bench.take(executor.original_tools) or []
+    tools = workshop.bench.equip(executor.original_tools) or []
     put(executor, original_tools=tools, tools=parse_tools(tools))
     handler = executor.tools_handler
     if isinstance(handler, ToolsHandler):  # a killed kickoff of this agent has left its last call

@@ -68,13 +68,15 @@ class RunAgent(Seamed):
     def execute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
         """The original's, within the agent's scope."""
         with _at_work(self) as worker:
-            result = super(RunAgent, worker).execute_task(task, context, tools)  # type: ignore[misc]
+            given = _equipped(worker, tools)
+            result = super(RunAgent, worker).execute_task(task, context, given)  # type: ignore[misc]
             return _answered(seam_of(self).run, worker, result)
 
     async def aexecute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
         """The original's, within the agent's scope."""
         with _at_work(self) as worker:
-            result = await super(RunAgent, worker).aexecute_task(task, context, tools)  # type: ignore[misc]
+            given = _equipped(worker, tools)
+            result = await super(RunAgent, worker).aexecute_task(task, context, given)  # type: ignore[misc]
             return _answered(seam_of(self).run, worker, result)
 
     def set_cache_handler(self, cache_handler: Any) -> None:
@@ -134,8 +136,8 @@ class RunAgent(Seamed):
         """For `Agent.kickoff`: also the tools CrewAI adds there are taken over."""
         executor, inputs, info, parsed = super()._prepare_kickoff(*args, **kwargs)  # type: ignore[misc]
         seam: AgentSeam = seam_of(self)
-        tools = seam.bench.take(executor.original_tools) or []
-        if any(one is not other for one, other in zip(tools, executor.original_tools, strict=True)):
+        tools, before = seam.bench.equip(executor.original_tools) or [], executor.original_tools
+        if [id(one) for one in tools] != [id(one) for one in before]:
             parsed = parse_tools(tools)
             put(executor, original_tools=tools, tools=parsed)
         reviewed(executor)
@@ -222,6 +224,11 @@ def in_time(run: Run, agent: Any) -> Iterator[None]:
                 raise
             text = f"Agent {agent.role!r} may take {limit} s for a task, and they are over."
             raise _final(run, DeadlineExceeded(text, agent=agent.role)) from error
+
+
+def _equipped(agent: Any, tools: Any) -> Any:
+    """The tools an agent works with: those of the task, or its own."""
+    return seam_of(agent).bench.equip(tools or agent.tools) or tools
 
 
 def _answered(run: Run, agent: Any, result: Any) -> Any:

@@ -111,6 +111,7 @@ def _read(seam: CacheSeam, shared: CacheHandler, call: Call) -> Any:
             run.fail_tool(ticket, in_a_loop)
             return told(revived(in_a_loop))
         run.finish_tool(ticket, result, text)
+    run.paging.note(encode_result(value)[0], ticket.step_id)
     if not known:  # a later task of the run is to see it too, in whichever process
         seam.put(call, value)
     return value

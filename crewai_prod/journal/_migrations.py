@@ -139,13 +139,23 @@ FROM run_usage GROUP BY 1, 2, 3, 4, 5, 6, 7;
 
 
 def _brakes(database: Database) -> None:
-    """Version 3: who is to stop, and budgets that runs share."""
+    """Version 3: who is to stop, budgets that runs share, and how long results are."""
     connection = database.conn
     assert connection is not None
+    rebuild(connection, "steps", _SIZES)
     for statement in statements(_BRAKES):
         connection.execute(statement)
 
 
+_SIZES = (
+    (
+        r"  duration_ms REAL,\n",
+        "  duration_ms REAL,\n"
+        "  output_size INTEGER, -- of a tool's result: characters, as a model reads it\n"
+        "  output_cut INTEGER, -- how many of these it was not shown; NULL: the tool has no "
+        "max_output\n",
+    ),
+)
 _BRAKES = """
 CREATE TABLE cancellations (
   run INTEGER PRIMARY KEY REFERENCES runs (run) ON DELETE CASCADE,

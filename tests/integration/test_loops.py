@@ -110,13 +110,12 @@ def test_the_same_call_again_and_again(tmp_path: Path, path: str, mode: Mode, ca
     assert open_journal(tmp_path / "j.db").run("r").status is RunStatus.FAILED
 
 
-@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
-    ("kind", "script", "calls"),
+    ("path", "kind", "script", "calls"),
     [
-        ("ping_pong", IN_TURN, 4 + 3),
-        ("no_progress", ALWAYS_ANOTHER, 3 + 1 + 3 + 2),
-        ("varied", ALWAYS_ANOTHER, 3 + 1 + 3 + 2),
+        ("native", "ping_pong", IN_TURN, 4 + 3),
+        ("text", "ping_pong", IN_TURN, 4 + 3),
+        ("native", "varied", ALWAYS_ANOTHER, 3 + 1 + 3 + 2),
     ],
 )
 def test_other_loops(tmp_path: Path, path: str, kind: str, script: Any, calls: int) -> None:
@@ -195,9 +194,13 @@ def test_calls_of_one_reply_are_one_decision(tmp_path: Path) -> None:
 # -- tools that are polled ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("declared", ["tool", "harden"])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("path", "mode", "declared"),
+    [
+        *(("native", mode, "tool") for mode in MODES),
+        *(("text", mode, "harden") for mode in MODES),
+    ],
+)
 def test_a_tool_that_is_polled_is_called_each_time(
     tmp_path: Path, path: str, mode: Mode, declared: str
 ) -> None:

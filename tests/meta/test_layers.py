@@ -41,6 +41,7 @@ LAYERS = [
         "alerts",
         "budget",
         "loops",
+        "paging",
     },
     {"journal", "logfile"},
     {"logs", "journals"},

@@ -15,13 +15,13 @@ Made = tuple[str, Any, Any]
 """Tool, arguments, result."""
 
 
-def walk(calls: Iterable[Made], limits: Loops = DEFAULT, **more: Any) -> list[Finding | None]:
+def walk(calls: Iterable[Made], *, acts: bool = False) -> list[Finding | None]:
     """What is found of each of these calls, one to a reply; those that are refused are not made."""
     trail, found = Trail(), []
     for tool, meant, outcome in calls:
         trail.decision += 1
-        call = Call(tool, meant, **more)
-        finding = trail.judge(call, limits)
+        call = Call(tool, meant, acts=acts)
+        finding = trail.judge(call, DEFAULT)
         if finding is None:
             trail.enter(call)
             call.outcome = outcome
@@ -34,7 +34,6 @@ def rungs(found: list[Finding | None]) -> list[str]:
     return [f"{n} {one.rung.name.lower()}" for n, one in enumerate(found, 1) if one is not None]
 
 
-READS = {"acts": False}
 SAME = [("look", "x", "nothing")] * 8
 IN_TURN = [("look", "x", "nothing"), ("check", "y", "pending")] * 8
 OTHERS = [("look", n, "nothing") for n in range(60)]
@@ -54,7 +53,7 @@ def test_each_kind_is_found_and_answered_firmer_each_time(
     calls: list[Made], kind: str, expected: list[str]
 ) -> None:
     """With the default thresholds."""
-    found = walk(calls, **READS)
+    found = walk(calls)
     assert rungs(found) == expected
     assert {one.kind for one in found if one is not None} == {kind}
 
@@ -95,13 +94,13 @@ def test_what_gets_anywhere_is_left_alone(calls: list[Made], acts: bool) -> None
 
 def test_whoever_did_something_else_begins_anew() -> None:
     """After it was told, a model may come back to the call, as often as before."""
-    found = walk([*SAME[:5], ("save", "x", "ok"), *SAME[:5]], **READS)
+    found = walk([*SAME[:5], ("save", "x", "ok"), *SAME[:5]])
     assert rungs(found) == ["5 told", "11 withheld"]
 
 
 def test_a_tool_that_is_withheld_is_so_with_other_arguments() -> None:
     """And the others are not."""
-    found = walk([*SAME[:6], ("check", "y", "z"), ("look", "another", "z")], **READS)
+    found = walk([*SAME[:6], ("check", "y", "z"), ("look", "another", "z")])
     assert rungs(found) == ["5 told", "6 withheld", "8 stopped"]
 
 
@@ -155,7 +154,7 @@ def test_a_trail_does_not_grow() -> None:
 
 def test_names_of_a_tool_are_one() -> None:
     """CrewAI has one for people and one for models; the model is told the one that was called."""
-    found = walk([("Look Up", "x", "r"), *[("look_up", "x", "r")] * 4], **READS)
+    found = walk([("Look Up", "x", "r"), *[("look_up", "x", "r")] * 4])
     assert rungs(found) == ["5 told"]
     assert found[-1] is not None
     assert found[-1].message.startswith("look_up has been called with these arguments 4 times")
