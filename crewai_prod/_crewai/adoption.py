@@ -185,7 +185,7 @@ def _take_over_executor(executor: Any, run: Run, scope: Scope) -> None:
     handler = executor.tools_handler
     if isinstance(handler, ToolsHandler):  # a killed kickoff of this agent has left its last call
         put(executor, tools_handler=RunToolsHandler.of(handler.cache, workshop.bench.polls))
-    uncounted(executor, run, tools)
+    uncounted(executor, None, tools)
     for name in _AGENT_LLMS:
         put(executor, **{name: workshop.llm(original_of(getattr(executor, name)))})
     executor.__dict__[_PLACE] = (run, scope)

@@ -63,8 +63,8 @@ class RunToolsHandler(ToolsHandler):
             self.last_used_tool = None
 
 
-def uncounted(executor: Any, run: Run, tools: Any) -> None:
-    """Have the run, not CrewAI, say when equal calls are too many."""
+def uncounted(executor: Any, run: Run | None, tools: Any) -> None:
+    """Have the run, not CrewAI, say when equal calls are too many; None: only what is polled."""
     if hasattr(executor, _COUNTS) and _gives_way(run, tools):
         setattr(executor, _COUNTS, Uncounted())
 
@@ -108,7 +108,7 @@ def _without_counts(given: dict[str, Any]) -> dict[str, Any]:
     return {**given, _PASSED_ON: Uncounted()} if _PASSED_ON in given else given
 
 
-def _gives_way(run: Run, tools: Any) -> bool:
+def _gives_way(run: Run | None, tools: Any) -> bool:
     seams = (seam_of(tool) for tool in tools or ())
     polled = any(seam is not None and seam.options.polling for seam in seams)
-    return polled or run.looping.rules is not None
+    return polled or (run is not None and run.looping.rules is not None)
