@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from crewai import Agent, Crew, Task
+from crewai.agent.planning_config import PlanningConfig
 from crewai.tools import BaseTool, tool
 
 from crewai_prod import Loops, harden, open_journal
@@ -26,7 +27,7 @@ from tests.integration.parts import (
     killed,
     killed_before_each_request,
 )
-from tests.openai_server import Conversation, Rule, Server, answer, calls, use
+from tests.openai_server import Conversation, Reply, Rule, Server, Turn, answer, call, calls, use
 
 
 def make_tools(effects: Effects) -> list[BaseTool]:
@@ -253,3 +254,41 @@ def test_what_is_not_polled_is_still_answered_by_crewai(tmp_path: Path) -> None:
         assert crew.kickoff(run_id="r").raw == "done"
         assert "I tried reusing the same input" in said_last(server)
     assert effects.lines == ["look tides"]
+
+
+_PLAN = {
+    "plan": "check, then say so",
+    "steps": [
+        {"step_number": 1, "description": "Check it", "tool_to_use": "check", "depends_on": []},
+    ],
+    "ready": True,
+}
+_OBSERVED = {
+    "step_completed_successfully": True,
+    "key_information_learned": "pending",
+    "remaining_plan_still_valid": True,
+    "needs_full_replan": False,
+}
+
+
+def _planning(turn: Turn) -> bool:
+    """Whether a plan is asked for."""
+    return "create_reasoning_plan" in str(turn.body.get("tools"))
+
+
+def test_a_tool_is_polled_within_a_step_of_a_plan(tmp_path: Path) -> None:
+    """Where CrewAI counts equal calls anew for each step."""
+    effects = Effects(tmp_path)
+    script = Conversation(
+        Rule(call("create_reasoning_plan", _PLAN), when=_planning),
+        Rule(Reply(orjson.dumps(_OBSERVED).decode()), when=lambda turn: bool(turn.schema)),
+        Rule(*[use("check", {"name": "x"})] * 7, answer("pending"), task="## Current Step"),
+        Rule(answer("done")),
+    )
+    with Server(script) as server:
+        bare = make_crew(server, "native", make_tools(effects))
+        bare.agents[0].planning_config = PlanningConfig(max_attempts=1)
+        polled = {"check": {"effect": "read", "polling": True}}
+        crew = harden(bare, journal=tmp_path / "j.db", tools=polled)
+        crew.kickoff(run_id="r")
+    assert effects.lines == ["check x"] * 7
