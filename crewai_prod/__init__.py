@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crewai_prod.budget import Budget
     from crewai_prod.cancelling import cancel
     from crewai_prod.journal import Journal, open_journal
+    from crewai_prod.loops import Loops
     from crewai_prod.retry import Retry
     from crewai_prod.route import Route, RouteContext
     from crewai_prod.run import current_step
@@ -29,6 +30,7 @@ __all__ = [
     "Budget",
     "CurrentStep",
     "Journal",
+    "Loops",
     "Outcome",
     "Retry",
     "Route",
@@ -51,6 +53,7 @@ _HOMES = {
     "Budget": "crewai_prod.budget",
     "CurrentStep": "crewai_prod.tooling",
     "Journal": "crewai_prod.journal",
+    "Loops": "crewai_prod.loops",
     "Outcome": "crewai_prod.tooling",
     "Retry": "crewai_prod.retry",
     "Route": "crewai_prod.route",

@@ -48,6 +48,7 @@ make it succeed.
         BudgetExceeded           the next call would pass a limit that the run was given
         BudgetPaused             the same, and the run waits for a person (a `RunPaused`)
         DeadlineExceeded         an agent's `max_execution_time` is over
+        LoopDetected             an agent makes calls that lead nowhere, and does not stop
         ModelUnpriced            nobody knows what a model costs, and such models are not called
       GuardError
         GuardRejected            an answer was checked, and is not good enough
@@ -417,6 +418,15 @@ class DeadlineExceeded(LimitError, TimeoutError):
     """The time that an agent may take for a task (`max_execution_time`, in seconds) is over.
 
     What was done until then is recorded. A resumed run goes on from there with the whole time.
+    """
+
+
+class LoopDetected(LimitError):
+    """An agent calls a tool in a loop, and went on after it was told and the tool was withheld.
+
+    Look at its last steps, mend the task or the tool, and start a new run; or resume this one with
+    the tool declared `polling`, or with other `loops`, if the calls do make sense. Fields: `kind`
+    (`exact`, `ping_pong`, `no_progress` or `varied`), `tool`, `calls`.
     """
 
 

@@ -114,6 +114,12 @@ APPROVAL_VERDICT: Final = "approval.verdict"  # ours: what was decided
 APPROVAL_BY: Final = "approval.by"  # ours: who has answered
 APPROVAL_EDITED: Final = "approval.edited"  # ours: whether they changed what was asked about
 
+# -- calls that lead nowhere, on loop.detected ----------------------------------------------------
+
+LOOP_KIND: Final = "loop.kind"  # ours: exact, ping_pong, no_progress or varied
+LOOP_RUNG: Final = "loop.rung"  # ours: told, withheld or stopped
+LOOP_CALLS: Final = "loop.calls"  # ours: how many calls of it were made, or rounds of two
+
 # -- totals of a run, on run.finished -------------------------------------------------------------
 
 TOTAL_LLM_CALLS: Final = "totals.llm_calls"  # ours: model calls that reported usage
@@ -151,6 +157,7 @@ LLM_FALLBACK: Final = "llm.fallback"  # another model is asked instead
 RETRY: Final = "retry"  # a try failed and another one follows
 WARNING: Final = "warning"  # something a person should know
 BUDGET_WARNING: Final = "budget.warning"  # much of a limit is spent
+LOOP_DETECTED: Final = "loop.detected"  # a call is not made because it is one of a loop
 GUARD_VERDICT: Final = "guard.verdict"  # a guard has judged
 APPROVAL_REQUESTED: Final = "approval.requested"  # a person is asked
 APPROVAL_APPLIED: Final = "approval.applied"  # what a person has decided is done

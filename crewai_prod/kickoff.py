@@ -66,6 +66,7 @@ class Kickoff:
         journal = self.run.journal
         self.run.bill.prices = self.options.prices
         self._approve([one.name for one in definitions])
+        self.run.looping.rules = self.options.loops
         request = RunRequest(
             run_id=self.run_id,
             kind=self.kind,

@@ -33,6 +33,7 @@ from crewai_prod import fields, logfile
 from crewai_prod.alerts import Alert
 from crewai_prod.budget import Excess
 from crewai_prod.errors import UsageError
+from crewai_prod.loops import Finding
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
@@ -526,6 +527,23 @@ class RunLog:
             fields.APPROVAL_EDITED: edited or None,
         }
         self.emit(fields.APPROVAL_APPLIED, **line)
+
+    def loop_detected(
+        self, found: Finding, *, step_id: str | None, task: str | None, agent: str | None
+    ) -> None:
+        """A call was not made because it is one of a loop."""
+        rung = found.rung.name.lower()
+        line = {
+            fields.MESSAGE: f"A call of {found.tool} is one of a loop ({found.kind}): {rung}.",
+            fields.LOOP_KIND: found.kind,
+            fields.LOOP_RUNG: rung,
+            fields.LOOP_CALLS: found.calls,
+            fields.TOOL_NAME: found.tool,
+            fields.STEP_ID: step_id,
+            fields.TASK: task,
+            fields.AGENT_NAME: agent,
+        }
+        self.emit(fields.LOOP_DETECTED, "warning", **line)
 
     def warning(self, message: str, *, event: str = fields.WARNING, **more: Any) -> None:
         """Something a person should know, in a sentence without prompts, arguments or results."""

@@ -16,6 +16,7 @@ from crewai_prod.errors import UsageError
 from crewai_prod.journal import Journal
 from crewai_prod.journals import shared_journal
 from crewai_prod.logs import DEFAULT, RunLog, open_log
+from crewai_prod.loops import Loops
 from crewai_prod.notices import Notify
 from crewai_prod.notices import check as check_notify
 from crewai_prod.outcomes import UnknownPolicy
@@ -49,6 +50,7 @@ class Options:
     approvals: Mapping[str, Approval]
     notify: Notify | None
     human: str
+    loops: Loops | None
 
     @classmethod
     def read(
@@ -71,6 +73,7 @@ class Options:
         approvals: Mapping[str, Any] | None = None,
         notify: Any = None,
         human: str | None = None,
+        loops: Any = None,
     ) -> Options:
         """Check every option now, not at the first kickoff.
 
@@ -96,6 +99,7 @@ class Options:
             approvals=_approvals(approvals),
             notify=check_notify(notify if notify is not None else base.notify),
             human=_one_of("human", human or base.human, _HUMAN),
+            loops=Loops.read(base.loops if loops is None else loops),
             prices=Prices.read(
                 prices if prices is not None else base.prices,
                 on_unpriced if on_unpriced is not None else base.on_unpriced,

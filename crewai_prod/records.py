@@ -377,6 +377,8 @@ class StepRecord:
         route: JSON of why a model call went to the model that it went to, if a rule has chosen:
             `rule`, `reason`, `model` and `instead_of`.
         error: JSON of the failure.
+        output_size: Characters of what a tool returned, as a model reads it.
+        output_cut: How many of them a model was not shown; None for a tool without `max_output`.
         cost: What a model call that was billed cost; None if nothing was billed.
         epoch: The session of the run in which the outcome was recorded.
     """
@@ -407,6 +409,8 @@ class StepRecord:
     finish_reason: str | None = None
     started_at: float
     duration_ms: float | None = None
+    output_size: int | None = None
+    output_cut: int | None = None
     epoch: int = 0
 
     @property

@@ -61,6 +61,10 @@ class History:
             self._met.add(step_id)
         return step
 
+    def get(self, step_id: str) -> StepRecord | None:
+        """The record of exactly this step, if there is one; whether it was met is left alone."""
+        return self._steps.get(step_id)
+
     def last_within(self, scope: str) -> StepRecord | None:
         """The step that was begun last within a scope, not beside its conversation."""
         told = [

@@ -316,7 +316,7 @@ def open_run(
         name: What it is called in `crewai-prod runs`.
         inputs: What it is about; a run id belongs to one set of inputs.
         **options: As for `harden`: `journal`, `durability`, `unknown`, `log`, `prices`,
-            `on_unpriced`, `on_alert`, `budget`, `budgets` (agents only), `route`,
+            `on_unpriced`, `on_alert`, `budget`, `budgets` (agents only), `route`, `loops`,
             `settings`.
 
     Returns:

@@ -76,6 +76,7 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             agent does itself as the agent's. Limits do not belong to what a run is: it may be
             resumed with others. `route`: a `Route`, several in order, or a function of the
             `RouteContext` that returns a model or None: they choose the model of each call.
+            `loops`: a `Loops`, which says when calls are taken for a loop, or False.
             `approvals`: `{task name: True | Approval}`, for outputs that a
             person approves before they count (tools: their option `approval`). `notify`: called
             with a dict, or an http(s) address that is sent JSON, when the run waits for a person.

@@ -38,6 +38,7 @@ from pydantic import BaseModel
 from crewai_prod import complaints
 from crewai_prod._crewai.metering import model_failures
 from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.repeating import instead_of_crewais, uncounted, uncounted_in_steps
 from crewai_prod._crewai.stop import Passing, StopRun, refusing
 from crewai_prod._crewai.takeover import seam_of
 from crewai_prod.codec import text_of
@@ -262,8 +263,22 @@ class _Review:
         self.run.log.answer_rejected(why=why, attempt=attempt, message=message, **where)
 
 
-class _OfFlow:
+class _OfEither:
+    """What is the same in front of both kinds of executors."""
+
+    def _handle_agent_action(self, formatted_answer: Any, tool_result: Any) -> Any:
+        run: Run = seam_of(self.agent).run  # type: ignore[attr-defined]
+        told = instead_of_crewais(run, tool_result, formatted_answer.tool)
+        return super()._handle_agent_action(formatted_answer, told)  # type: ignore[misc]
+
+
+class _OfFlow(_OfEither):
     """In front of an executor that is a flow."""
+
+    def _ensure_step_executor(self) -> Any:
+        made = super()._ensure_step_executor()  # type: ignore[misc]
+        run: Run = seam_of(self.agent).run  # type: ignore[attr-defined]
+        return uncounted_in_steps(made, run, self.original_tools)  # type: ignore[attr-defined]
 
     async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
         review, told = _Review.of(self), None
@@ -279,7 +294,7 @@ class _OfFlow:
             review.say(told)
 
 
-class _OfLoop:
+class _OfLoop(_OfEither):
     """In front of the older executor, which is a loop."""
 
     def _invoke_loop(self) -> Any:
@@ -322,6 +337,7 @@ def reviewed(executor: Any) -> None:
         made: Any = type(kind)
         _classes[kind] = made(kind.__name__, (front, kind), namespace)
     object.__setattr__(executor, "__class__", _classes[kind])
+    uncounted(executor, seam_of(executor.agent).run, executor.original_tools)
 
 
 @contextmanager

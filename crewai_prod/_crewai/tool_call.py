@@ -21,6 +21,7 @@ from crewai.tools.base_tool import BaseTool
 from crewai_prod import codec
 from crewai_prod._crewai.changing import POSITIONAL, ToolForm
 from crewai_prod._crewai.metering import outside_calls
+from crewai_prod._crewai.paging import ReadToolResult
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import is_tool_failure
 from crewai_prod._crewai.tool_results import (
@@ -35,6 +36,7 @@ from crewai_prod._crewai.typed import MISFIT, Typed, arguments_of
 from crewai_prod.concealing import conceal
 from crewai_prod.errors import CrewProdError, ModelError
 from crewai_prod.failures import describe
+from crewai_prod.paging import Page, Shown
 from crewai_prod.records import StepRecord, StepStatus
 from crewai_prod.run import Run, in_body
 from crewai_prod.steps import Scope
@@ -56,6 +58,8 @@ class ToolSeam:
     """The scope of a kickoff that CrewAI gives no context of its own."""
     raised: dict[str, Raised] = field(default_factory=dict)
     """What a tool of this kickoff has raised last, by scope."""
+    say: Callable[[Any], str] | None = None
+    """The whole of a result as a model reads it, if the tool's results are cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,9 @@ class ToolCall:
         """
         if self.error is not None:
             raise self.error
+        if self.seam.say is not None and self._trying is not None:
+            stored, _ = encode_result(self.value)
+            self.seam.run.paging.note(stored, self._live.ticket.step_id)
         return self.value
 
     def _raised_before(self, scope: Scope) -> Exception | None:
@@ -173,8 +180,11 @@ class ToolCall:
         """What it returned or raised."""
         if record.status is StepStatus.FAILED:
             self._tell(revived(orjson.loads(record.error or "{}")))
-        else:
-            self.value = decode_result(record.result or "null")
+            return
+        self.value = decode_result(record.result or "null")
+        if isinstance(self.value, dict) and isinstance(self.seam.original, ReadToolResult):
+            args, kwargs = self.given
+            self.value = self.seam.worker._run(*args, **kwargs)
 
     def _tell(self, error: Exception) -> None:
         """Have a failure told: one of ours is returned, any other is raised.
@@ -212,7 +222,7 @@ class ToolCall:
         stored, text = encode_result(result)
         try:
             self._check_workers()
-            self.seam.run.finish_tool(self._live.ticket, stored, text)
+            self.seam.run.finish_tool(self._live.ticket, stored, text, shown=self._size(result))
         except CrewProdError as refusal:
             return refused(refusal)
         return result
@@ -224,6 +234,15 @@ class ToolCall:
             return result
         text = tool.format_output_for_agent(result)
         return f"{text}\n[A person has changed the arguments of this call to {ticket.arguments}]"
+
+    def _size(self, result: Any) -> Shown | None:
+        """How much the model reads of a result, where that is not all that is recorded."""
+        if isinstance(result, Page):
+            return Shown(len(result))
+        if self.seam.say is None or is_tool_failure(result):
+            return None
+        whole, most = len(self.seam.say(result)), self.seam.options.max_output or 0
+        return Shown(whole, max(0, whole - most))
 
     def _settle(self, end: End) -> None:
         """Commit a result, and have the end of the call told."""

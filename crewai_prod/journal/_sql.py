@@ -47,7 +47,17 @@ TASK_PLAIN = (
 )
 TASK_SEALED = ("parts", "error", "output")
 STEP_IDENTITY = ("seq", "step_id", "scope", "kind", "name", "digest", "occurrence")
-STEP_OUTCOME = ("agent", "task", "status", "effect", "attempts", "started_at", "duration_ms")
+STEP_OUTCOME = (
+    "agent",
+    "task",
+    "status",
+    "effect",
+    "attempts",
+    "started_at",
+    "duration_ms",
+    "output_size",
+    "output_cut",
+)
 STEP_MODEL = (
     "request",
     "params",

@@ -94,6 +94,8 @@ CREATE TABLE steps (
   finish_reason TEXT,
   started_at REAL NOT NULL,
   duration_ms REAL,
+  output_size INTEGER, -- of a tool's result: characters, as a model reads it
+  output_cut INTEGER, -- how many of these it was not shown; NULL: the tool has no max_output
   input_tokens INTEGER, -- all of the prompt, cached tokens included; NULL: no usage reported
   output_tokens INTEGER, -- reasoning tokens included
   cache_read_tokens INTEGER,
