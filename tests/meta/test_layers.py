@@ -40,6 +40,7 @@ LAYERS = [
         "prices",
         "alerts",
         "budget",
+        "guards",
     },
     {"journal", "logfile"},
     {"logs", "journals"},
