@@ -47,6 +47,7 @@ class Options(TypedDict, total=False):
     sensitive: Collection[str]
     result_schema: Any
     strict: bool
+    untrusted: bool
 
 
 _CREWAIS = ("result_as_answer", "max_usage_count")
