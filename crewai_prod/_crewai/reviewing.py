@@ -211,7 +211,7 @@ class _Review:
     # -- guards -----------------------------------------------------------------------------------
 
     def _guarded(self, answer: AgentFinish) -> str | None:
-        """Let guards judge an answer that is to be a task's output, and put in what they make of it.
+        """Have guards judge an answer that is to be a task's output; it takes up what they change.
 
         Returns:
             What the model is to be told; None: it passes.
