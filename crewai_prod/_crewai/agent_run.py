@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from crewai import Agent
 from crewai.lite_agent_output import LiteAgentOutput
@@ -265,22 +265,23 @@ class _AgentWork:
         return decode_agent_output(output, self.asked, self.run.usage)
 
     def _finish(self, result: LiteAgentOutput) -> LiteAgentOutput:
-        """Commit the output; only then is it handed over."""
-        usage = self.run.usage if self.kickoff is not None else self.run.usage_within(self.scope)
-        result.usage_metrics = read_metrics(usage).model_dump()
+        """Commit the output; only then is it handed over, as guards let it pass."""
         self._show()
         if self.run.stopped is None:
             bench, role = seam_of(self.agent).bench, self.agent.role
             with suppress(ToolFailed):  # it is stored on the run, and raised below
                 demand(self.run, self._scope(), role, bench.declared, bench.declared)
-        if self.kickoff is None:
-            self.run.check()
-            return cast(LiteAgentOutput, released(self.run, self.scope, self._path, result))
         try:
             self.run.check()
             result = released(self.run, self.scope, self._path, result)
         except CrewProdError as refusal:
+            if self.kickoff is None:
+                raise
             raise self._fail(refusal) from refusal.__cause__
+        usage = self.run.usage if self.kickoff is not None else self.run.usage_within(self.scope)
+        result.usage_metrics = read_metrics(usage).model_dump()
+        if self.kickoff is None:
+            return result
         output = encode_agent_output(result)
         self.run.finish_task(_THE_TASK, self.agent.role, output)
         self.kickoff.complete(output)

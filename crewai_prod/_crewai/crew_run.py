@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from crewai import CrewOutput
 from crewai.utilities.llm_utils import create_llm
 from crewai.utilities.planning_handler import CrewPlanner
 
@@ -95,15 +96,21 @@ class NestedCrewSeam:
         self.workshop.caches.publish()
         self.show(crew)
         self.run.check()
-        return self.released(result)
+        return self.released(crew, result)
 
-    def released(self, result: Any) -> Any:
-        """The result as guards let it pass.
+    def released(self, crew: Any, result: Any) -> Any:
+        """The result as guards let it pass; what they have cost is on its bill.
 
         Raises:
             CrewProdError: They do not; the run is stopped.
         """
-        return released(self.run, self.scope, self.path, result)
+        if not self.run.guarding.on:
+            return result
+        passed = released(self.run, self.scope, self.path, result)
+        usage = crew.calculate_usage_metrics()
+        if isinstance(passed, CrewOutput):
+            passed.token_usage = usage
+        return passed
 
     def ended(self, crew: Any, error: BaseException) -> BaseException:
         """What the caller of a kickoff that did not return is to see."""
@@ -155,7 +162,7 @@ class CrewSeam(NestedCrewSeam):
         if self.run.stopped is not None:
             raise self.failed(crew, self.run.stopped)
         try:
-            result = self.released(result)
+            result = self.released(crew, result)
         except CrewProdError as refusal:
             raise self.failed(crew, refusal) from refusal.__cause__
         self.kickoff.complete(encode_kickoff(result, self.made))

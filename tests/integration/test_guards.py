@@ -38,8 +38,10 @@ from tests.integration.parts import (
 )
 from tests.openai_server import Conversation, Reply, Rule, Server, Turn, answer
 
-NOT_DONE = Outcome.not_done()
 ALL = ["look_up tides", "charge 7", "send ann"]
+TWO: tuple[Mode, ...] = ("kickoff", "akickoff")
+"""`kickoff_async` is `kickoff` on a thread."""
+BOTH = [("native", "akickoff"), ("text", "kickoff")]
 COUNTS = {
     "kickoff_input": 1,
     "model_input": 6,
@@ -84,7 +86,7 @@ def test_every_place_is_judged(
 # -- what is modified ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", TWO)
 @pytest.mark.parametrize("path", PATHS)
 def test_what_guards_make_of_values(
     tmp_path: Path, server: Server, effects: Effects, path: str, mode: Mode
@@ -142,7 +144,7 @@ def _replaced(message: Any, old: str, new: str) -> Any:
 # -- what is rejected ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", TWO)
 @pytest.mark.parametrize("path", PATHS)
 def test_a_rejected_call_is_not_made(
     tmp_path: Path, server: Server, effects: Effects, path: str, mode: Mode
@@ -205,8 +207,7 @@ def _polite(place: Any, version: str = "1") -> Guard:
 
 
 @pytest.mark.parametrize("place", ["model_output", "task_output"])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("path", "mode"), BOTH)
 def test_a_rejected_answer_goes_back(
     tmp_path: Path, server: Server, path: str, mode: Mode, place: Any
 ) -> None:
@@ -230,8 +231,10 @@ def test_a_rejected_answer_goes_back(
     assert len(server.requests) == 8
 
 
-@pytest.mark.parametrize("place", ["kickoff_input", "model_input", "final_output"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("place", "mode"),
+    [("kickoff_input", "akickoff"), ("model_input", "kickoff"), ("final_output", "akickoff")],
+)
 def test_a_rejected_end_ends_the_run(
     tmp_path: Path, server: Server, effects: Effects, mode: Mode, place: Any
 ) -> None:
@@ -261,10 +264,20 @@ def test_a_rejected_end_ends_the_run(
 # -- what could not be judged ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("place", "path", "asked"),
+    [
+        ("kickoff_input", "native", 0),
+        ("model_input", "text", 2),
+        ("model_output", "native", 3),
+        ("tool_call", "text", 3),
+        ("tool_result", "native", 3),
+        ("task_output", "text", 4),
+        ("final_output", "native", 6),
+    ],
+)
 def test_a_guard_that_fails_lets_nothing_pass(
-    tmp_path: Path, server: Server, effects: Effects, path: str, place: Any
+    tmp_path: Path, server: Server, effects: Effects, path: str, place: Any, asked: int
 ) -> None:
     """The run stops before anything comes of the value, and checks again when it is resumed."""
     broken = [True]
@@ -280,7 +293,7 @@ def test_a_guard_that_fails_lets_nothing_pass(
     with pytest.raises(GuardUnavailable, match="no line to the checker") as caught:
         crew.kickoff(inputs={"who": "ann"}, run_id="r")
     assert caught.value.fields["guard"] == "check"
-    assert len(server.requests) <= COUNTS[place] * REQUESTS // 3
+    assert len(server.requests) == asked
     charged = place in ("tool_result", "task_output", "final_output")
     assert ("charge 7" in effects.lines) is charged
     broken.clear()
@@ -318,7 +331,7 @@ def test_what_cannot_take_the_place_of_a_value(
 # -- asynchronous guards, and guards that ask models ----------------------------------------------
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", TWO)
 @pytest.mark.parametrize("path", PATHS)
 def test_asynchronous_guards(
     tmp_path: Path, server: Server, effects: Effects, path: str, mode: Mode
@@ -343,13 +356,13 @@ def test_asynchronous_guards(
         result = crew.kickoff(inputs={"who": "ann"})
     else:
         result, home = asyncio.run(on_a_loop())
-        assert mode != "akickoff" or path == "native" or set(loops) == {home}
+        assert home in loops
     assert result.raw == "sent to ann"
     assert effects.lines == ["look_up tides", "send ann"]
     assert len(loops) == sum(COUNTS.values()) - 1
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", TWO)
 def test_a_guard_may_ask_a_model(
     tmp_path: Path, server: Server, effects: Effects, mode: Mode
 ) -> None:
@@ -377,13 +390,12 @@ def test_a_guard_may_ask_a_model(
 # -- resumed ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hit", [1, 2])
+@pytest.mark.parametrize(("path", "hit"), [("native", 1), ("text", 2)])
 @pytest.mark.parametrize("point", ["commit.before:add_verdicts", "commit.after:add_verdicts"])
-@pytest.mark.parametrize("path", PATHS)
 def test_killed_around_a_verdict(
     tmp_path: Path, server: Server, effects: Effects, path: str, point: str, hit: int
 ) -> None:
-    """No call is repeated; a guard judges again what it said nothing of on record, and only that."""
+    """No call is repeated; a guard judges again what is on record of no verdict, and only that."""
     judged: list[str] = []
 
     @guard("model_output", "tool_result")
@@ -405,18 +417,23 @@ def test_killed_around_a_verdict(
 
 
 def test_killed_while_a_call_was_open(tmp_path: Path, server: Server, effects: Effects) -> None:
-    """What guards made of the arguments holds for the call that is settled, and for its repetition."""
+    """What guards made of the arguments holds for the call that is settled, and when it is made."""
     asked: list[Any] = []
+
+    def reconcile(arguments: Any, key: str) -> Outcome:
+        asked.append(arguments)
+        return Outcome.not_done()
+
     changed = guard("tool_call", name="double")(
         lambda value, context: Modify({"amount": 14}) if context.tool == "charge" else Allow()
     )
-    tools = {"charge": {"effect": "write", "reconcile": lambda a, _: asked.append(a) or NOT_DONE}}
+    tools = {"charge": {"effect": "write", "reconcile": reconcile}}
     crew = harden(
         make_crew(server, effects), journal=tmp_path / "j.db", guards=[changed], tools=tools
     )
     with pytest.raises(Killed):
         killed(
-            lambda: crew.kickoff(inputs={"who": "ann"}, run_id="r"), 1, "commit.after:start_step"
+            lambda: crew.kickoff(inputs={"who": "ann"}, run_id="r"), 2, "commit.after:start_step"
         )
     crew.kickoff(inputs={"who": "ann"}, run_id="r")
     assert asked == [{"amount": 14}]
@@ -436,12 +453,12 @@ def test_another_version_judges_anew(tmp_path: Path, server: Server, effects: Ef
         return check
 
     journal, bare = tmp_path / "runs.db", make_crew(server, effects)
-    for version, hit in (("1", 2), ("1", 2), ("2", 9)):
+    for version, hit in (("1", 2), ("1", 1), ("2", 9)):
         crew = harden(bare, journal=journal, guards=[watch(version)])
         with contextlib.suppress(Killed):
             killed(lambda: crew.kickoff(inputs={"who": "ann"}, run_id="r"), hit)  # noqa: B023
     assert len(server.requests) == REQUESTS
-    assert Counter(judged) == {"1": 2, "2": 5}
+    assert Counter(judged) == {"1": 1, "2": 6}
 
 
 # -- what else is guarded --------------------------------------------------------------------------
@@ -528,16 +545,20 @@ def test_taint(tmp_path: Path, server: Server, effects: Effects, path: str) -> N
     assert seen[:3] == [("Researcher", ()), tainted, ("Cashier", ())]
 
 
+def _nothing() -> Any:
+    """Stands for a function that returns a crew."""
+
+
 @pytest.mark.parametrize(
     "wrong", ["no guard", [1], lambda value, context: Allow(), [_polite("model_output")] * 2]
 )
 def test_wrong_guards(wrong: Any) -> None:
     """What is no guard is refused at once; one that is named twice counts once."""
     if isinstance(wrong, list) and isinstance(wrong[0], Guard):
-        harden(Crew(agents=[], tasks=[]), guards=wrong)
+        harden(guards=wrong)(_nothing)
         wrong = [wrong[0], _polite("model_output", version="2")]
     with pytest.raises(UsageError):
-        harden(Crew(agents=[], tasks=[]), guards=wrong)
+        harden(guards=wrong)(_nothing)
 
 
 def test_people_see_what_guards_said(tmp_path: Path, server: Server, effects: Effects) -> None:
