@@ -112,7 +112,7 @@ GUARD_NAME: Final = "guard.name"  # ours: the guard
 GUARD_VERSION: Final = "guard.version"  # ours: of its rules
 GUARD_PLACE: Final = "guard.place"  # ours: where it judges, such as tool_call
 GUARD_SAID: Final = "guard.said"  # ours: allow, modify, reject, escalate or unavailable
-GUARD_REASON: Final = "guard.reason"  # ours: why, without secrets
+GUARD_REASON: Final = "guard.reason"  # ours: why, without secrets; with content only
 
 # -- totals of a run, on run.finished -------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import inspect
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -181,7 +181,9 @@ class Guarding:
         joined = [one for one in self._joined if one.covers(scope)] if of is None else [of]
         if len(joined) == 1:
             return joined[0].chains.get(place, ())
-        found = dict.fromkeys(guard for one in joined for guard in one.chains.get(place, ()))
+        found: list[Guard] = []
+        for one in joined:
+            found += _told_apart(one, found, place)
         return tuple(sorted(found, key=lambda one: one.order))
 
     def _name(self, scope: Scope) -> str | None:
@@ -492,6 +494,16 @@ class Guarding:
         said.clear()
         if at_once:
             self.flush()
+
+
+def _told_apart(joined: _Joined, others: Sequence[Guard], place: str) -> Iterator[Guard]:
+    """The guards of a kickoff but those that judge already, under names that no other one has."""
+    names = {one.name for one in others}
+    for guard in joined.chains.get(place, ()):
+        if guard in others:
+            continue
+        taken = guard.name in names
+        yield replace(guard, name=f"{guard.name} ({joined.name})") if taken else guard
 
 
 def _read(verdict: Any, place: Place, value: Any) -> tuple[VerdictKind, str, str | None]:

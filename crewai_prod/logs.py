@@ -499,7 +499,7 @@ class RunLog:
                 fields.GUARD_VERSION: record.version,
                 fields.GUARD_PLACE: record.place,
                 fields.GUARD_SAID: record.verdict.value,
-                fields.GUARD_REASON: record.reason,
+                **self._shown({fields.GUARD_REASON: record.reason}),
                 fields.DURATION_MS: _rounded(record.duration_ms),
                 fields.SCOPE: record.scope,
                 fields.STEP_ID: record.step_id,

@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.base_tool import BaseTool
+from pydantic_core import to_jsonable_python
 
 from crewai_prod import codec, complaints
 from crewai_prod._crewai.metering import outside_calls
@@ -181,7 +182,7 @@ class ToolCall:
         guarding = self.seam.run.guarding
         if ticket.recorded is not None or not guarding.watches(ticket.scope, "tool_call"):
             return arguments, None
-        given = dict(arguments)
+        given = _plain(arguments)
         try:
             passed = guarding.judge("tool_call", given, self._at(ticket))
         except Refusal as refusal:
@@ -325,3 +326,12 @@ class ToolCall:
                     )
                 )
                 raise stopped from error
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as a model writes them: JSON values, for what was read from such ones."""
+    try:
+        plain = to_jsonable_python(dict(arguments), fallback=codec.text_of, bytes_mode="base64")
+    except (ValueError, TypeError, RecursionError):
+        plain = codec.to_tree(dict(arguments))
+    return cast(dict[str, Any], plain)

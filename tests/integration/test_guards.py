@@ -21,6 +21,7 @@ from crewai_prod.guards import Allow, Guard, GuardContext, Modify, Reject, guard
 from crewai_prod.guards._types import PLACES
 from crewai_prod.records import RunStatus
 from tests.crews import make_llm
+from tests.integration import shapes
 from tests.integration.parts import (
     MODES,
     PATHS,
@@ -36,9 +37,12 @@ from tests.integration.parts import (
     make_crew,
     total,
 )
+from tests.integration.shape_trials import INPUTS, SHAPES, Scene
 from tests.openai_server import Conversation, Reply, Rule, Server, Turn, answer
 
 ALL = ["look_up tides", "charge 7", "send ann"]
+assert shapes  # they register themselves
+
 TWO: tuple[Mode, ...] = ("kickoff", "akickoff")
 """`kickoff_async` is `kickoff` on a thread."""
 BOTH = [("native", "akickoff"), ("text", "kickoff")]
@@ -591,3 +595,47 @@ def test_people_see_what_guards_said(tmp_path: Path, server: Server, effects: Ef
     }
     told = [shown, as_json, log, *(str(seen.body) for seen in server.requests)]
     assert not any("hunter2" in one for one in told)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["planned", "hierarchical", "pydantic_converted", "judged_by_a_model", "crew_memory"],
+)
+def test_every_model_call_passes(
+    tmp_path: Path, server: Server, effects: Effects, name: str
+) -> None:
+    """Those of planners, managers, converters, judges and memories, too: none is asked past it."""
+    shape = SHAPES[name]
+    judged: Counter[str] = Counter()
+
+    @guard("model_input", "model_output")
+    def watch(value: Any, context: GuardContext) -> Allow:
+        judged[context.place] += 1
+        return Allow()
+
+    crew = harden(
+        shape.make(Scene(server, effects, "native")), journal=tmp_path / "j.db", guards=[watch]
+    )
+    shape.kickoff(crew, "kickoff", {"inputs": INPUTS})
+    assert judged == {"model_input": len(server.requests), "model_output": len(server.requests)}
+
+
+def test_guards_of_one_name(tmp_path: Path, server: Server, effects: Effects) -> None:
+    """A crew within a run that has its own guard of that name: both judge, and are told apart."""
+    seen: list[str] = []
+
+    def secrets(crew: str) -> Guard:
+        @guard("tool_call", name="secrets")
+        def check(value: Any, context: GuardContext) -> Allow:
+            seen.append(crew)
+            return Allow()
+
+        return check
+
+    journal = tmp_path / "runs.db"
+    inner = harden(make_crew(server, effects), journal=journal, guards=[secrets("inner")])
+    with open_run("block", journal=journal, guards=[secrets("outer")]):
+        inner.kickoff(inputs={"who": "ann"})
+    assert Counter(seen) == {"inner": 3, "outer": 3}
+    names = Counter(row.guard for row in open_journal(journal).verdicts("block"))
+    assert names == {"secrets": 3, "secrets (parts)": 3}
