@@ -427,16 +427,11 @@ class Guarding:
 
         Raises:
             Refusal: The person does not.
-            CrewProdError: The person has not answered yet, and the run is stopped; or there is
-                nobody to be asked.
+            CrewProdError: The person has not answered yet, and the run is stopped.
         """
-        refusal = Refusal(guard.name, place, reason)
-        approving: Any = getattr(self._run, "approving", None)
-        if approving is None:
-            raise self.rejected(refusal, at)
         tree = codec.to_tree(value)
         shown = redact(mask(tree, at.sensitive) if at.sensitive else tree)
-        decision = approving.ask(
+        decision = self._run.approving.ask(
             at.scope,
             kind="guard",
             why="guard",
@@ -449,9 +444,12 @@ class Guarding:
             raise Refusal(guard.name, place, decision.note or reason)
         if decision.edited is None:
             return value
-        if not fits(place, decision.edited):
+        edited = decision.edited
+        if place == "tool_call" and isinstance(edited, dict):
+            edited = {**value, **edited}  # those that change, as with any approval of a call
+        if not fits(place, edited):
             raise self.unusable(place, at, "what a person has put in its place has another form.")
-        return decision.edited
+        return edited
 
     def _unavailable(self, message: str, at: At, guard: str | None = None) -> CrewProdError:
         error = GuardUnavailable(

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, start
 
-from crewai_prod import Outcome, harden, open_journal, open_run
+from crewai_prod import Outcome, approve, harden, open_journal, open_run, reject
 from crewai_prod.cli import main
-from crewai_prod.errors import GuardRejected, GuardUnavailable, UsageError
-from crewai_prod.guards import Allow, Guard, GuardContext, Modify, Reject, guard
+from crewai_prod.errors import ApprovalRequired, GuardRejected, GuardUnavailable, UsageError
+from crewai_prod.guards import Allow, Escalate, Guard, GuardContext, Modify, Reject, guard
 from crewai_prod.guards._types import PLACES
 from crewai_prod.records import RunStatus
 from tests.crews import make_llm
@@ -330,6 +330,83 @@ def test_what_cannot_take_the_place_of_a_value(
     with pytest.raises(GuardUnavailable, match="another form"):
         crew.kickoff(inputs={"who": "ann"})
     assert effects.lines == []
+
+
+# -- what a person decides -------------------------------------------------------------------------
+
+
+def _asks(place: Any, reason: str = "is that right?") -> Guard:
+    @guard(place)
+    def ask(value: Any, context: GuardContext) -> Allow | Escalate:
+        concerned = context.agent in (None, "Cashier") and context.tool in (None, "charge")
+        return Escalate(reason) if concerned else Allow()
+
+    return ask
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_person_may_be_asked(
+    tmp_path: Path, server: Server, effects: Effects, place: Any
+) -> None:
+    """The run waits there, as often as it is tried; approved, it goes on, and repeats nothing."""
+    journal = tmp_path / "runs.db"
+    crew = harden(make_crew(server, effects), journal=journal, guards=[_asks(place)])
+    asked: list[int] = []
+
+    def tried() -> Any:
+        try:
+            return crew.kickoff(inputs={"who": "ann"}, run_id="r")
+        except ApprovalRequired as waiting:
+            return waiting
+
+    while isinstance(result := tried(), ApprovalRequired):
+        assert (result.fields["why"], result.run_id) == ("guard", "r")
+        assert tried().fields["id"] == result.fields["id"]
+        assert result.fields["id"] not in asked
+        asked.append(result.fields["id"])
+        approve(asked[-1], journal, by="ann")
+    assert result.raw == "sent to ann"
+    assert len(asked) == (2 if place in ("model_input", "model_output") else 1)
+    assert (len(server.requests), effects.lines) == (REQUESTS, ALL)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_a_person_says_of_a_call(
+    tmp_path: Path, server: Server, effects: Effects, path: str
+) -> None:
+    """Rejected, the model is told the person's words; changed, that is what is called."""
+    journal = tmp_path / "runs.db"
+    crew = harden(make_crew(server, effects, path), journal=journal, guards=[_asks("tool_call")])
+    for run_id in ("no", "less"):
+        with pytest.raises(ApprovalRequired) as waiting:
+            crew.kickoff(inputs={"who": "ann"}, run_id=run_id)
+        assert "is that right?" in waiting.value.fields["arguments"]
+        number = waiting.value.fields["id"]
+        if run_id == "no":
+            reject(number, journal, reason="not today", by="ann")
+        else:
+            approve(number, journal, by="ann", edit={"amount": 3})
+        crew.kickoff(inputs={"who": "ann"}, run_id=run_id)
+    assert any("not called: not today" in str(seen.body) for seen in server.requests)
+    assert [line for line in effects.lines if "charge" in line] == ["charge 3"]
+
+
+@pytest.mark.parametrize("point", ["commit.before:ask", "commit.after:ask"])
+def test_killed_around_a_question(
+    tmp_path: Path, server: Server, effects: Effects, point: str
+) -> None:
+    """There is one question, and the call that it is about is made once."""
+    journal = tmp_path / "runs.db"
+    crew = harden(make_crew(server, effects), journal=journal, guards=[_asks("tool_call")])
+    with pytest.raises(Killed):
+        killed(lambda: crew.kickoff(inputs={"who": "ann"}, run_id="r"), 1, point)
+    with pytest.raises(ApprovalRequired) as waiting:
+        crew.kickoff(inputs={"who": "ann"}, run_id="r")
+    (question,) = open_journal(journal).approvals("r")
+    assert question.id == waiting.value.fields["id"]
+    approve(question.id, journal)
+    assert crew.kickoff(inputs={"who": "ann"}, run_id="r").raw == "sent to ann"
+    assert (len(server.requests), effects.lines) == (REQUESTS, ALL)
 
 
 # -- asynchronous guards, and guards that ask models ----------------------------------------------
