@@ -171,8 +171,8 @@ class Approving:
         return decision
 
     def tainted(self, scope: Scope) -> Collection[str]:
-        """The untrusted sources that were read in a scope, as far as anybody knows."""
-        return ()
+        """The untrusted sources that were read in the task around a scope so far."""
+        return self._run.guarding.tainted(scope)
 
     # -- tools ------------------------------------------------------------------------------------
 

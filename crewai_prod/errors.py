@@ -51,8 +51,8 @@ make it succeed.
         LoopDetected             an agent makes calls that lead nowhere, and does not stop
         ModelUnpriced            nobody knows what a model costs, and such models are not called
       GuardError
-        GuardRejected            an answer was checked, and is not good enough
-        GuardUnavailable         an answer could not be checked; that does not make it bad
+        GuardRejected            a value was checked, and may not pass
+        GuardUnavailable         a value could not be checked; that does not make it bad
       OutputInvalid              the answer is not in the form that the task asks for
 """
 
@@ -446,15 +446,20 @@ class GuardError(CrewProdError):
 
 
 class GuardRejected(GuardError, ValueError):
-    """An answer was checked and is not good enough, after all the tries that the task allows.
+    """A value was checked and may not pass; an answer not after all the tries that it was allowed.
 
-    `fields["attempts"]` says how many answers were checked. Resuming asks for the last one anew. It
-    is a `ValueError` because that is what CrewAI raises for an agent that is kicked off by itself.
+    `fields["attempts"]` says how many answers were checked: resuming asks for the last one anew. If
+    a guard (`fields["guard"]`, at `fields["place"]`) rejects what is no model's answer, it has
+    spoken: resume with a new version of it. It is a `ValueError` because that is what CrewAI raises
+    for an agent that is kicked off by itself.
     """
 
 
 class GuardUnavailable(GuardError):
-    """An answer could not be checked. That does not make it bad: resume to check it again."""
+    """A value could not be checked. That does not make it bad: resume to check it again.
+
+    `fields["guard"]` names the guard, if it is one that `harden` was given.
+    """
 
     retryable: ClassVar[bool] = True
 

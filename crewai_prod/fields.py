@@ -48,7 +48,9 @@ ROUTED_FROM: Final = "route.from"  # ours: the model that was asked for
 ROUTE_RULE: Final = "route.rule"  # ours: name of the rule that chose another one
 ROUTE_REASON: Final = "route.reason"  # ours: why it held
 FALLBACK_FROM: Final = "fallback.from"  # ours: the model that could not be had
-REJECTED_WHY: Final = "rejected.why"  # ours: claim (a tool was not called) or output (its form)
+REJECTED_WHY: Final = (
+    "rejected.why"  # ours: claim (a tool was not called), output (its form) or guard
+)
 CALLBACK: Final = "callback"  # ours: which one it is: task, any task or step
 RETRY_WAIT_MS: Final = "retry.wait_ms"  # ours: pause before the next try
 DRIFT_RECORDED: Final = "drift.recorded"  # ours: digest of the request that history answers
@@ -119,6 +121,13 @@ APPROVAL_EDITED: Final = "approval.edited"  # ours: whether they changed what wa
 LOOP_KIND: Final = "loop.kind"  # ours: exact, ping_pong, no_progress or varied
 LOOP_RUNG: Final = "loop.rung"  # ours: told, withheld or stopped
 LOOP_CALLS: Final = "loop.calls"  # ours: how many calls of it were made, or rounds of two
+# -- what a guard has said, on guard.verdict ------------------------------------------------------
+
+GUARD_NAME: Final = "guard.name"  # ours: the guard
+GUARD_VERSION: Final = "guard.version"  # ours: of its rules
+GUARD_PLACE: Final = "guard.place"  # ours: where it judges, such as tool_call
+GUARD_SAID: Final = "guard.said"  # ours: allow, modify, reject, escalate or unavailable
+GUARD_REASON: Final = "guard.reason"  # ours: why, without secrets; with content only
 
 # -- totals of a run, on run.finished -------------------------------------------------------------
 

@@ -38,11 +38,13 @@ from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
     Cost,
+    GuardRecord,
     Spending,
     StepKind,
     StepRecord,
     StepStatus,
     Usage,
+    VerdictKind,
 )
 from crewai_prod.redact import redact_fields, redact_text
 
@@ -342,7 +344,7 @@ class RunLog:
         """An answer went back to the model, for the `attempt`-th time, in its conversation.
 
         Args:
-            why: `claim` or `output`.
+            why: `claim`, `output` or `guard`.
             attempt: Which answer it is, from 1.
             task: Name of the task.
             agent: Who answered.
@@ -511,6 +513,26 @@ class RunLog:
             fields.BUDGET_SCOPE: one.scope,
         }
         self.emit(fields.BUDGET_WARNING, "warning", **line)
+
+    def guard_verdict(self, record: GuardRecord, *, task: str | None, agent: str | None) -> None:
+        """A guard has judged a value."""
+        self.emit(
+            fields.GUARD_VERDICT,
+            "info" if record.verdict is VerdictKind.ALLOW else "warning",
+            **{
+                fields.GUARD_NAME: record.guard,
+                fields.GUARD_VERSION: record.version,
+                fields.GUARD_PLACE: record.place,
+                fields.GUARD_SAID: record.verdict.value,
+                **self._shown({fields.GUARD_REASON: record.reason}),
+                fields.DURATION_MS: _rounded(record.duration_ms),
+                fields.SCOPE: record.scope,
+                fields.STEP_ID: record.step_id,
+                fields.TOOL_NAME: record.tool,
+                fields.TASK: task,
+                fields.AGENT_NAME: agent,
+            },
+        )
 
     def approval_requested(self, asked: ApprovalRecord) -> None:
         """A person is asked; what about is shown with `content` only."""

@@ -13,6 +13,8 @@ from crewai_prod.alerting import OnAlert
 from crewai_prod.approval import Approval
 from crewai_prod.budget import Budgets
 from crewai_prod.errors import UsageError
+from crewai_prod.guards import Guard
+from crewai_prod.guards._pipeline import read_guards
 from crewai_prod.journal import Journal
 from crewai_prod.journals import shared_journal
 from crewai_prod.logs import DEFAULT, RunLog, open_log
@@ -51,6 +53,7 @@ class Options:
     notify: Notify | None
     human: str
     loops: Loops | None
+    guards: tuple[Guard, ...] = ()
 
     @classmethod
     def read(
@@ -70,6 +73,7 @@ class Options:
         budget: Any = None,
         budgets: Any = None,
         route: Any = None,
+        guards: Any = None,
         approvals: Mapping[str, Any] | None = None,
         notify: Any = None,
         human: str | None = None,
@@ -96,6 +100,7 @@ class Options:
             on_alert=_callable("on_alert", on_alert),
             budgets=Budgets.read(budget, budgets),
             routes=Routes.read(route),
+            guards=read_guards(guards),
             approvals=_approvals(approvals),
             notify=check_notify(notify if notify is not None else base.notify),
             human=_one_of("human", human or base.human, _HUMAN),

@@ -40,6 +40,7 @@ from crewai_prod.errors import (
     ToolOutcomeUnknown,
 )
 from crewai_prod.failures import describe
+from crewai_prod.guarding import Guarding
 from crewai_prod.heart import HEART
 from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
@@ -177,6 +178,7 @@ class Run:
         self.bill = Bill()
         self.braking = Braking(self, self._write)
         self.routing = Routing(self)
+        self.guarding = Guarding(self, self._write, in_guard)
         self.approving = Approving(self, self._write)
         self.looping = Looping(self)
         self.paging = Paging()
@@ -221,6 +223,7 @@ class Run:
         self._usage = recorded_usage(opened.steps, opened.attempts)
         self.bill.take_up(opened.steps, opened.attempts)
         self.braking.brakes.take_up(opened.steps, opened.attempts)
+        self.guarding.take_up(opened.verdicts)
         self._spent = _usage_by_scope(opened.steps, opened.attempts)
         self._unmetered = sum(step.unmetered for step in opened.steps)
 
@@ -593,49 +596,96 @@ class Run:
             BudgetExceeded: It would pass a limit, or the time of the run is over.
             CrewProdError: The run was stopped, or the intent could not be committed.
         """
+        ticket = self.find_tool(scope, name, arguments, options, kind)
+        self.admit_tool(ticket, arguments, options, form=form)
+        return ticket
+
+    def find_tool(
+        self,
+        scope: Scope,
+        name: str,
+        arguments: Mapping[str, Any],
+        options: ToolOptions,
+        kind: StepKind = StepKind.TOOL,
+    ) -> Ticket:
+        """The first half of `begin_tool`: identify a call and look it up. No disk is touched.
+
+        Raises:
+            CrewProdError: The run was stopped.
+        """
         self.check()
-        tree = codec.to_tree(dict(arguments))
-        shown = mask(tree, options.sensitive) if options.sensitive else tree
         said = codec.meaning(arguments)
         meant = digest(kind.value.encode(), name.encode("utf-8", "replace"), said)
         with self._lock:
             effect = options.effect or "write"
             ticket = self._walk.identify(scope, kind, name, meant, acts=effect != "read")
-            ticket.arguments, ticket.effect = orjson.dumps(shown).decode(), effect
+            ticket.effect = effect
             self._walk.look_up(ticket)
+        return ticket
+
+    def admit_tool(
+        self,
+        ticket: Ticket,
+        arguments: Mapping[str, Any],
+        options: ToolOptions,
+        refusal: ToolError | None = None,
+        form: Form | None = None,
+    ) -> None:
+        """The second half: settle what was left open, and commit the intent of what acts.
+
+        Args:
+            ticket: As `find_tool` gave it.
+            arguments: What it is called with; guards may have modified them.
+            options: What is declared about the tool.
+            refusal: Why it may not be called; it is recorded and told, unless it was called before.
+            form: How its arguments have to be, where a person may change them.
+
+        Raises:
+            CrewProdError: See `begin_tool`.
+        """
+        tree = codec.to_tree(dict(arguments))
+        shown = mask(tree, options.sensitive) if options.sensitive else tree
+        ticket.arguments = orjson.dumps(shown).decode()
         record, passed = ticket.record, dict(arguments)
         if record is not None and ticket.recorded is None:
             passed = self.approving.changed(ticket, passed, options, form)
-        if record is not None and record.status is StepStatus.STARTED and effect == "write":
+        if record is not None and record.status is StepStatus.STARTED and ticket.effect == "write":
             self._settle(ticket, record, passed, options)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=False)
-            if kind is StepKind.TOOL:
+            if ticket.kind is StepKind.TOOL:
                 self.looping.met(ticket, options)
         elif self.replay_only is not None:
             raise self.replay_only
         else:
             self.heed()
-            self.braking.in_time(scope)
-            if self._admit(ticket, options, passed, form) and ticket.effect == "write":
+            self.braking.in_time(ticket.scope)
+            admitted = self._admit(ticket, options, passed, form, refusal)
+            if admitted and ticket.effect == "write":
                 self._intend(ticket)
-        return ticket
 
     def _admit(
-        self, ticket: Ticket, options: ToolOptions, arguments: dict[str, Any], form: Form | None
+        self,
+        ticket: Ticket,
+        options: ToolOptions,
+        arguments: dict[str, Any],
+        form: Form | None,
+        refusal: ToolError | None,
     ) -> bool:
         """Whether a call may be made; one that may not is committed as refused, and told."""
         record = ticket.record
         if ticket.kind is not StepKind.TOOL:
             return True
-        if record is not None and record.effect != REFUSED:  # admitted before
+        if record is not None and record.effect != REFUSED and refusal is None:
             self.looping.met(ticket, options)
-            return True
+            return True  # it was admitted before
         facts = self.looping.refusal(ticket, options)
+        if facts is None and refusal is not None:
+            facts = describe(refusal)
         if facts is None:
             facts = self._refusal(ticket, arguments, options, form)
-            if facts is None:
-                return True
+        if facts is None:
+            return True
         ticket.effect = REFUSED
         step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode())
         self._commit(ticket, step)
@@ -814,7 +864,10 @@ class Run:
         record = replace(
             self._task(position, TaskStatus.DONE, agent), output=output, messages=talk.tip
         )
-        self._write(lambda: self.journal.save_task(self.lease, record, messages=fresh))
+        said = self.guarding.pending()
+        self._write(
+            lambda: self.journal.save_task(self.lease, record, messages=fresh, verdicts=said)
+        )
         self._remember(fresh)
         with self._lock:
             path = self.scope_of_task(position).path
@@ -890,7 +943,10 @@ class Run:
         HEART.leave(self.lease)
         reason = self._reason() if status is not RunStatus.FAILED else None
         error = error and self._with_anew(error)
+        said = self.guarding.pending()
         try:
+            if said:
+                self.journal.add_verdicts(self.lease, said)
             self.journal.finish_run(self.lease, status, reason=reason, result=result, error=error)
         except JournalError as failure:  # itself: what stopped the run before may be no such error
             forget_owner(self.lease.owner)
@@ -941,9 +997,15 @@ class Run:
         self, ticket: Ticket, step: StepRecord, messages: Sequence[MessageRecord] = ()
     ) -> None:
         settled = self.braking.brakes.settled(step, ticket.before)
+        said = self.guarding.pending()
         self._write(
             lambda: self.journal.finish_step(
-                self.lease, step, messages=messages, attempt=ticket.before, settled=settled
+                self.lease,
+                step,
+                messages=messages,
+                attempt=ticket.before,
+                settled=settled,
+                verdicts=said,
             )
         )
         if self.ended:  # it was in flight for longer than the end of the run waits
@@ -1068,6 +1130,19 @@ def in_body(run: Run, ticket: Ticket, *, users: bool = True) -> Iterator[None]:
         step_in_body.reset(step)
         current_scope.reset(scope)
         body_point("tool.after_body")
+
+
+@contextmanager
+def in_guard(run: Run, scope: Scope) -> Iterator[None]:
+    """Where a guard's own code runs: the user's, in the body of no step."""
+    place, step = current_scope.set((run, scope)), step_in_body.set(None)
+    code = users_code.set(True)
+    try:
+        yield
+    finally:
+        users_code.reset(code)
+        step_in_body.reset(step)
+        current_scope.reset(place)
 
 
 def body_point(name: str) -> None:

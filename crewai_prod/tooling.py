@@ -76,6 +76,8 @@ class ToolOptions:
         sensitive: Names of arguments that no log, report or message shows.
         result_schema: What its result is validated against, instead of its return annotation.
         strict: Whether arguments must have their types. False: `"5"` will do for 5.
+        untrusted: Strangers may have a say in what it returns: pages, mails, files, search results.
+            What the task does from then on counts as tainted (see `guards.taint`).
         approval: Whether a person has to agree before it is called: True (always), or an
             `Approval`.
     """
@@ -93,6 +95,7 @@ class ToolOptions:
     sensitive: frozenset[str] = frozenset()
     result_schema: Any = None
     strict: bool = True
+    untrusted: bool = False
     approval: Approval | None = None
 
     def over(self, other: ToolOptions) -> ToolOptions:
@@ -174,6 +177,7 @@ _EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "idempotent": _FLAG,
     "required": _FLAG,
     "strict": _FLAG,
+    "untrusted": _FLAG,
     "reconcile": (
         lambda value: value is None or callable(value),
         "it is a function of (arguments, idempotency_key) that returns an Outcome",

@@ -19,6 +19,7 @@ from crewai.utilities.agent_utils import parse_tools
 
 from crewai_prod._crewai.converting import RunConverter
 from crewai_prod._crewai.event_scope import events_ended
+from crewai_prod._crewai.guarded_tasks import last_judged
 from crewai_prod._crewai.guardrails import judging
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.repeating import RunToolsHandler
@@ -68,16 +69,19 @@ class RunAgent(Seamed):
     def execute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
         """The original's, within the agent's scope."""
         with _at_work(self) as worker:
-            given = _equipped(worker, tools)
+            given, run = _equipped(worker, tools), seam_of(self).run
             result = super(RunAgent, worker).execute_task(task, context, given)  # type: ignore[misc]
-            return _answered(seam_of(self).run, worker, result)
+            return last_judged(run, scope_of(run), task, _answered(run, worker, result))
 
     async def aexecute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
         """The original's, within the agent's scope."""
         with _at_work(self) as worker:
-            given = _equipped(worker, tools)
+            given, run = _equipped(worker, tools), seam_of(self).run
             result = await super(RunAgent, worker).aexecute_task(task, context, given)  # type: ignore[misc]
-            return _answered(seam_of(self).run, worker, result)
+            answer, scope = _answered(run, worker, result), scope_of(run)
+            if not run.guarding.on:
+                return answer
+            return await run.guarding.in_thread(last_judged, run, scope, task, answer)
 
     def set_cache_handler(self, cache_handler: Any) -> None:
         """The original's, which begins without a last call; some releases do so within a run."""

@@ -77,6 +77,8 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             resumed with others. `route`: a `Route`, several in order, or a function of the
             `RouteContext` that returns a model or None: they choose the model of each call.
             `loops`: a `Loops`, which says when calls are taken for a loop, or False.
+            `guards`: guards (see `crewai_prod.guards`), which judge what goes into the target, its
+            models and tools, and what comes out. They do not belong to what a run is, either.
             `approvals`: `{task name: True | Approval}`, for outputs that a
             person approves before they count (tools: their option `approval`). `notify`: called
             with a dict, or an http(s) address that is sent JSON, when the run waits for a person.

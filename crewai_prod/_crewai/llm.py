@@ -18,7 +18,7 @@ from crewai_prod._crewai.metering import (
     is_live,
     take_over_model,
 )
-from crewai_prod._crewai.model_call import ModelCall, given_by_name
+from crewai_prod._crewai.model_call import Messages, ModelCall, given_by_name, with_messages
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import behind, seam_of
 from crewai_prod.kickoff import place_around
@@ -58,8 +58,10 @@ class DurableLLM(MeteredLLM):
         if run is None:
             return super().call(*args, **kwargs)  # type: ignore[misc]
 
-        def ask(model: Any) -> Any:
-            said, named = read_by(model, args, kwargs) if run.routing.on else (args, kwargs)
+        def ask(model: Any, sent: Messages | None) -> Any:
+            said, named = with_messages(args, kwargs, sent)
+            if run.routing.on:
+                said, named = read_by(model, said, named)
             if model is self:
                 return super(DurableLLM, self).call(*said, **named)  # type: ignore[misc]
             with standing_in(model, self):
@@ -73,8 +75,10 @@ class DurableLLM(MeteredLLM):
         if run is None:
             return await super().acall(*args, **kwargs)  # type: ignore[misc]
 
-        async def ask(model: Any) -> Any:
-            said, named = read_by(model, args, kwargs) if run.routing.on else (args, kwargs)
+        async def ask(model: Any, sent: Messages | None) -> Any:
+            said, named = with_messages(args, kwargs, sent)
+            if run.routing.on:
+                said, named = read_by(model, said, named)
             if model is self:
                 return await super(DurableLLM, self).acall(*said, **named)  # type: ignore[misc]
             with standing_in(model, self):
@@ -116,7 +120,10 @@ class HardenedLLM(DurableLLM):
 
 
 def answer_beside(
-    llm: Any, messages: Any, response_model: type[BaseModel], work: Callable[[], Any]
+    llm: Any,
+    messages: Any,
+    response_model: type[BaseModel],
+    work: Callable[[Messages | None], Any],
 ) -> Any:
     """The answer to a request that is sent for a model through a client that is not its own.
 
@@ -124,13 +131,13 @@ def answer_beside(
         llm: The model, behind its seam; any other is asked as if there were no run.
         messages: What is sent.
         response_model: What the answer is to be an instance of.
-        work: Sends it; what it cost is told to `meter_beside`.
+        work: Sends it, or other messages in its place; what it cost is told to `meter_beside`.
     """
     run = llm._run_of_call() if isinstance(llm, DurableLLM) else None
     if run is None:
-        return work()
+        return work(None)
     asked = ModelCall.read(llm, run, (messages,), {"response_model": response_model})
-    return asked.answer(lambda model: work(), alone=True)
+    return asked.answer(lambda model, sent: work(sent), alone=True)
 
 
 def take_over_llm(llm: BaseLLM, seam: ModelSeam, mixin: type[DurableLLM] = DurableLLM) -> BaseLLM:

@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
     sensitive: Collection[str]
     result_schema: Any
     strict: bool
+    untrusted: bool
     approval: bool | Approval | None
 
 

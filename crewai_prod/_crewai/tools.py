@@ -28,7 +28,6 @@ from crewai_prod.loops import plain
 from crewai_prod.paging import READ_ON, cut
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
-from crewai_prod.threads import in_thread
 from crewai_prod.tooling import ToolOptions
 
 
@@ -55,7 +54,7 @@ class DurableTool(Seamed):
 
     async def _arun(self, *args: Any, **kwargs: Any) -> Any:
         seam: ToolSeam = seam_of(self)
-        call = await in_thread(ToolCall.begin, seam, args, kwargs)
+        call = await seam.run.guarding.in_thread(ToolCall.begin, seam, args, kwargs)
         if call.settled:
             return call.end()
         given, named = call.passed

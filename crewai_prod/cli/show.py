@@ -23,8 +23,9 @@ from crewai_prod.cli._output import (
 )
 from crewai_prod.cli._report import Report, error_line, shown
 from crewai_prod.cli.approvals import question_lines
-from crewai_prod.records import RunStatus, Spending, StepRecord, TaskRecord
+from crewai_prod.records import GuardRecord, RunStatus, Spending, StepRecord, TaskRecord
 
+_GUARDS = ("GUARD", "AT", "SAID", "ABOUT", "WHY")
 _HEAD = ("TASK / STEP", "AGENT", "STATUS", "IN", "OUT", "COST", "TIME", "NOTES")
 
 
@@ -43,6 +44,9 @@ def show(run_id: str, journal: str | None, as_json: bool) -> None:
     if report.steps or report.tasks:
         click.echo()
         print_table(_HEAD, list(_rows(report)))
+    if report.verdicts:
+        click.echo()
+        print_table(_GUARDS, [_verdict_row(verdict) for verdict in report.verdicts])
     for line in how_to_go_on(report, book.location):
         click.echo(line)
 
@@ -133,6 +137,16 @@ def _routed(step: StepRecord) -> str:
     if not isinstance(chosen, dict):
         return ""
     return short(f"{chosen.get('model')} by route {chosen.get('rule')}: {chosen.get('reason')}", 60)
+
+
+def _verdict_row(verdict: GuardRecord) -> tuple[str, ...]:
+    return (
+        short(f"{verdict.guard} {verdict.version}", 40),
+        verdict.place,
+        verdict.verdict.value,
+        short(verdict.tool or verdict.scope, 40),
+        short(verdict.reason or "", 80),
+    )
 
 
 def how_to_go_on(report: Report, journal: str, target: str | None = None) -> Iterator[str]:
