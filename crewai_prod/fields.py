@@ -45,7 +45,9 @@ DURATION_MS: Final = "duration_ms"  # ours: GenAI's operation duration, in milli
 ERROR_TYPE: Final = "error.type"  # OTel: class of the error, _OTHER if it is not known
 ERROR_MESSAGE: Final = "error.message"  # ours: its text, with content only; it may quote arguments
 FALLBACK_FROM: Final = "fallback.from"  # ours: the model that could not be had
-REJECTED_WHY: Final = "rejected.why"  # ours: claim (a tool was not called) or output (its form)
+REJECTED_WHY: Final = (
+    "rejected.why"  # ours: claim (a tool was not called), output (its form) or guard
+)
 CALLBACK: Final = "callback"  # ours: which one it is: task, any task or step
 RETRY_WAIT_MS: Final = "retry.wait_ms"  # ours: pause before the next try
 DRIFT_RECORDED: Final = "drift.recorded"  # ours: digest of the request that history answers
@@ -103,6 +105,14 @@ BUDGET_LIMIT: Final = "budget.limit"  # ours: its name, such as max_usd
 BUDGET_MOST: Final = "budget.most"  # ours: its value
 BUDGET_SPENT: Final = "budget.spent"  # ours: how much of it is spent
 BUDGET_SCOPE: Final = "budget.scope"  # ours: on what it is: run, task, agent or label
+
+# -- what a guard has said, on guard.verdict ------------------------------------------------------
+
+GUARD_NAME: Final = "guard.name"  # ours: the guard
+GUARD_VERSION: Final = "guard.version"  # ours: of its rules
+GUARD_PLACE: Final = "guard.place"  # ours: where it judges, such as tool_call
+GUARD_SAID: Final = "guard.said"  # ours: allow, modify, reject, escalate or unavailable
+GUARD_REASON: Final = "guard.reason"  # ours: why, without secrets
 
 # -- totals of a run, on run.finished -------------------------------------------------------------
 

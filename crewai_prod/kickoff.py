@@ -77,6 +77,7 @@ class Kickoff:
         opened = open_session(self.run, request, definitions)
         if opened.lease is not None and self.options.budgets:
             self._brake(opened)
+        self.run.guarding.join(self.options.guards, name=self.name)
         _watch(self.run)
         return opened
 
@@ -158,10 +159,16 @@ def attach_finished(
 ) -> None:
     """Let a finished run answer what it holds; nothing new can be done in it."""
     journal, run_id = run.journal, opened.run.run_id
-    steps, attempts = tuple(journal.steps(run_id)), tuple(journal.attempts(run_id))
     run.replay_only = ReplayOnly(run_id=run_id)
     run.attach(
-        Opened(lease=None, run=opened.run, created=False, steps=steps, attempts=attempts),
+        Opened(
+            lease=None,
+            run=opened.run,
+            created=False,
+            steps=tuple(journal.steps(run_id)),
+            attempts=tuple(journal.attempts(run_id)),
+            verdicts=tuple(journal.verdicts(run_id)),
+        ),
         log=options.open_log(journal, run_id, opened.run.crew),
         plans=plan_tasks(definitions, opened.tasks, "keep"),
     )

@@ -36,11 +36,13 @@ from crewai_prod.errors import UsageError
 from crewai_prod.records import (
     AttemptRecord,
     Cost,
+    GuardRecord,
     Spending,
     StepKind,
     StepRecord,
     StepStatus,
     Usage,
+    VerdictKind,
 )
 from crewai_prod.redact import redact_fields, redact_text
 
@@ -340,7 +342,7 @@ class RunLog:
         """An answer went back to the model, for the `attempt`-th time, in its conversation.
 
         Args:
-            why: `claim` or `output`.
+            why: `claim`, `output` or `guard`.
             attempt: Which answer it is, from 1.
             task: Name of the task.
             agent: Who answered.
@@ -486,6 +488,26 @@ class RunLog:
             fields.BUDGET_SCOPE: one.scope,
         }
         self.emit(fields.BUDGET_WARNING, "warning", **line)
+
+    def guard_verdict(self, record: GuardRecord, *, task: str | None, agent: str | None) -> None:
+        """A guard has judged a value."""
+        self.emit(
+            fields.GUARD_VERDICT,
+            "info" if record.verdict is VerdictKind.ALLOW else "warning",
+            **{
+                fields.GUARD_NAME: record.guard,
+                fields.GUARD_VERSION: record.version,
+                fields.GUARD_PLACE: record.place,
+                fields.GUARD_SAID: record.verdict.value,
+                fields.GUARD_REASON: record.reason,
+                fields.DURATION_MS: _rounded(record.duration_ms),
+                fields.SCOPE: record.scope,
+                fields.STEP_ID: record.step_id,
+                fields.TOOL_NAME: record.tool,
+                fields.TASK: task,
+                fields.AGENT_NAME: agent,
+            },
+        )
 
     def warning(self, message: str, *, event: str = fields.WARNING, **more: Any) -> None:
         """Something a person should know, in a sentence without prompts, arguments or results."""

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from crewai_prod.alerting import OnAlert
 from crewai_prod.budget import Budgets
 from crewai_prod.errors import UsageError
+from crewai_prod.guards import Guard
+from crewai_prod.guards._pipeline import read_guards
 from crewai_prod.journal import Journal
 from crewai_prod.journals import shared_journal
 from crewai_prod.logs import DEFAULT, RunLog, open_log
@@ -40,6 +42,7 @@ class Options:
     prices: Prices
     on_alert: OnAlert | None
     budgets: Budgets
+    guards: tuple[Guard, ...] = ()
 
     @classmethod
     def read(
@@ -58,6 +61,7 @@ class Options:
         on_alert: OnAlert | None = None,
         budget: Any = None,
         budgets: Any = None,
+        guards: Any = None,
     ) -> Options:
         """Check every option now, not at the first kickoff.
 
@@ -79,6 +83,7 @@ class Options:
             log=base.log if log is DEFAULT and base.log is not None else log,
             on_alert=_callable("on_alert", on_alert),
             budgets=Budgets.read(budget, budgets),
+            guards=read_guards(guards),
             prices=Prices.read(
                 prices if prices is not None else base.prices,
                 on_unpriced if on_unpriced is not None else base.on_unpriced,

@@ -458,6 +458,51 @@ class ApprovalRecord:
     answered_at: float | None = None
 
 
+class VerdictKind(StrEnum):
+    """What a guard has said of a value; `GuardRecord` says it."""
+
+    ALLOW = "allow"
+    MODIFY = "modify"
+    REJECT = "reject"
+    ESCALATE = "escalate"
+    UNAVAILABLE = "unavailable"
+    """It could not say: nobody has judged the value."""
+    TAINT = "taint"
+    """Said by no guard: the tool that is named has brought in what strangers may have written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardRecord:
+    """What a guard has said of one value at one place of a run.
+
+    Attributes:
+        scope: Where in the run.
+        step_id: The step that the value belongs to, if it belongs to one.
+        place: Such as `tool_call`; see `guards.Place`.
+        tool: The tool that was called or has answered.
+        guard: Its name.
+        version: Of its rules.
+        judged: Digest of the value that it was given.
+        reason: Why, without secrets.
+        value: JSON of what takes the value's place, if it was modified.
+        epoch: The session of the run.
+    """
+
+    scope: str
+    step_id: str | None = None
+    place: str
+    tool: str | None = None
+    guard: str
+    version: str
+    verdict: VerdictKind
+    judged: str
+    reason: str | None = None
+    value: str | None = None
+    at: float
+    duration_ms: float | None = None
+    epoch: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """What opening a run gives: the lease to write with and everything recorded so far.
@@ -472,6 +517,7 @@ class Opened:
     steps: tuple[StepRecord, ...] = ()
     attempts: tuple[AttemptRecord, ...] = ()
     messages: frozenset[str] = field(default_factory=frozenset)
+    verdicts: tuple[GuardRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ from crewai_prod.errors import (
     ToolOutcomeUnknown,
 )
 from crewai_prod.failures import describe
+from crewai_prod.guarding import Guarding
 from crewai_prod.heart import HEART
 from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
@@ -172,6 +173,7 @@ class Run:
         self._usage = Usage()
         self.bill = Bill()
         self.braking = Braking(self, self._write)
+        self.guarding = Guarding(self, self._write, in_guard)
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
         self._redo: set[str] = set()
@@ -213,6 +215,7 @@ class Run:
         self._usage = recorded_usage(opened.steps, opened.attempts)
         self.bill.take_up(opened.steps, opened.attempts)
         self.braking.brakes.take_up(opened.steps, opened.attempts)
+        self.guarding.take_up(opened.verdicts)
         self._spent = _usage_by_scope(opened.steps, opened.attempts)
         self._unmetered = sum(step.unmetered for step in opened.steps)
 
@@ -561,28 +564,67 @@ class Run:
             BudgetExceeded: It would pass a limit, or the time of the run is over.
             CrewProdError: The run was stopped, or the intent could not be committed.
         """
+        ticket = self.find_tool(scope, name, arguments, options, kind)
+        self.admit_tool(ticket, arguments, options)
+        return ticket
+
+    def find_tool(
+        self,
+        scope: Scope,
+        name: str,
+        arguments: Mapping[str, Any],
+        options: ToolOptions,
+        kind: StepKind = StepKind.TOOL,
+    ) -> Ticket:
+        """The first half of `begin_tool`: identify a call and look it up. No disk is touched.
+
+        Raises:
+            CrewProdError: The run was stopped.
+        """
         self.check()
-        tree = codec.to_tree(dict(arguments))
-        shown = mask(tree, options.sensitive) if options.sensitive else tree
         said = codec.meaning(arguments)
         meant = digest(kind.value.encode(), name.encode("utf-8", "replace"), said)
         with self._lock:
             effect = options.effect or "write"
             ticket = self._walk.identify(scope, kind, name, meant, acts=effect != "read")
-            ticket.arguments, ticket.effect = orjson.dumps(shown).decode(), effect
+            ticket.effect = effect
             self._walk.look_up(ticket)
+        return ticket
+
+    def admit_tool(
+        self,
+        ticket: Ticket,
+        arguments: Mapping[str, Any],
+        options: ToolOptions,
+        refusal: ToolError | None = None,
+    ) -> None:
+        """The second half: settle what was left open, and commit the intent of what acts.
+
+        Args:
+            ticket: As `find_tool` gave it.
+            arguments: What it is called with; guards may have modified them.
+            options: What is declared about the tool.
+            refusal: Why it may not be called; it is recorded and told, unless it was called before.
+
+        Raises:
+            CrewProdError: See `begin_tool`.
+        """
+        tree = codec.to_tree(dict(arguments))
+        shown = mask(tree, options.sensitive) if options.sensitive else tree
+        ticket.arguments = orjson.dumps(shown).decode()
         record = ticket.record
-        if record is not None and record.status is StepStatus.STARTED and effect == "write":
+        if record is not None and record.status is StepStatus.STARTED and ticket.effect == "write":
             self._settle(ticket, record, dict(arguments), options)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=False)
         elif self.replay_only is not None:
             raise self.replay_only
         else:
-            self.braking.in_time(scope)
-            if self._admit(ticket, options) and ticket.effect == "write":
+            self.braking.in_time(ticket.scope)
+            if refusal is not None:
+                self._refuse(ticket, refusal)
+            elif self._admit(ticket, options) and ticket.effect == "write":
                 self._intend(ticket)
-        return ticket
 
     def _admit(self, ticket: Ticket, options: ToolOptions) -> bool:
         """Whether a call may be made; one that may not is committed as refused, and told."""
@@ -594,11 +636,15 @@ class Run:
         if refusal is None:
             self.braking.afford(ticket)
             return True
+        self._refuse(ticket, refusal)
+        return False
+
+    def _refuse(self, ticket: Ticket, refusal: ToolError) -> None:
+        """Commit that a call is not made; it is told why."""
         ticket.effect = REFUSED
         step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(describe(refusal)).decode())
         self._commit(ticket, step)
         ticket.recorded = step
-        return False
 
     def _intend(self, ticket: Ticket) -> None:
         """Commit that a call which acts is about to be made."""
@@ -743,7 +789,10 @@ class Run:
         record = replace(
             self._task(position, TaskStatus.DONE, agent), output=output, messages=talk.tip
         )
-        self._write(lambda: self.journal.save_task(self.lease, record, messages=fresh))
+        said = self.guarding.pending()
+        self._write(
+            lambda: self.journal.save_task(self.lease, record, messages=fresh, verdicts=said)
+        )
         self._remember(fresh)
         with self._lock:
             path = self.scope_of_task(position).path
@@ -817,7 +866,10 @@ class Run:
         HEART.leave(self.lease)
         reason = self._reason() if status is not RunStatus.FAILED else None
         error = error and self._with_anew(error)
+        said = self.guarding.pending()
         try:
+            if said:
+                self.journal.add_verdicts(self.lease, said)
             self.journal.finish_run(self.lease, status, reason=reason, result=result, error=error)
         except JournalError as failure:  # itself: what stopped the run before may be no such error
             forget_owner(self.lease.owner)
@@ -868,9 +920,15 @@ class Run:
         self, ticket: Ticket, step: StepRecord, messages: Sequence[MessageRecord] = ()
     ) -> None:
         settled = self.braking.brakes.settled(step, ticket.before)
+        said = self.guarding.pending()
         self._write(
             lambda: self.journal.finish_step(
-                self.lease, step, messages=messages, attempt=ticket.before, settled=settled
+                self.lease,
+                step,
+                messages=messages,
+                attempt=ticket.before,
+                settled=settled,
+                verdicts=said,
             )
         )
         if self.ended:  # it was in flight for longer than the end of the run waits
@@ -988,6 +1046,19 @@ def in_body(run: Run, ticket: Ticket, *, users: bool = True) -> Iterator[None]:
         step_in_body.reset(step)
         current_scope.reset(scope)
         body_point("tool.after_body")
+
+
+@contextmanager
+def in_guard(run: Run, scope: Scope) -> Iterator[None]:
+    """Where a guard's own code runs: the user's, in the body of no step."""
+    place, step = current_scope.set((run, scope)), step_in_body.set(None)
+    code = users_code.set(True)
+    try:
+        yield
+    finally:
+        users_code.reset(code)
+        step_in_body.reset(step)
+        current_scope.reset(place)
 
 
 def body_point(name: str) -> None:

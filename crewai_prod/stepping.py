@@ -314,7 +314,8 @@ def open_run(
         name: What it is called in `crewai-prod runs`.
         inputs: What it is about; a run id belongs to one set of inputs.
         **options: As for `harden`: `journal`, `durability`, `unknown`, `log`, `prices`,
-            `on_unpriced`, `on_alert`, `budget`, `budgets` (agents only), `settings`.
+            `on_unpriced`, `on_alert`, `budget`, `budgets` (agents only), `guards` (of what is done
+            in the block), `settings`.
 
     Returns:
         A context manager, entered once.

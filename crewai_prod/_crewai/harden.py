@@ -75,6 +75,8 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             agent roles): what is kicked off or delegated in a task counts as the task's, what an
             agent does itself as the agent's. Limits do not belong to what a run is: it may be
             resumed with others.
+            `guards`: guards (see `crewai_prod.guards`), which judge what goes into the target, its
+            models and tools, and what comes out. They do not belong to what a run is, either.
             `settings`: a `Settings`.
 
     Returns:

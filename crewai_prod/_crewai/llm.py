@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from crewai_prod._crewai.fallbacks import standing_in
 from crewai_prod._crewai.metering import Meter, MeteredLLM, current_meter, is_live
-from crewai_prod._crewai.model_call import ModelCall, given_by_name
+from crewai_prod._crewai.model_call import Messages, ModelCall, given_by_name, with_messages
 from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import behind, put, put_private, really_a, seam_of, take_over
 from crewai_prod.kickoff import place_around
@@ -52,11 +52,12 @@ class DurableLLM(MeteredLLM):
         if run is None:
             return super().call(*args, **kwargs)  # type: ignore[misc]
 
-        def ask(model: Any) -> Any:
+        def ask(model: Any, sent: Messages | None) -> Any:
+            given, named = with_messages(args, kwargs, sent)
             if model is self:
-                return super(DurableLLM, self).call(*args, **kwargs)  # type: ignore[misc]
+                return super(DurableLLM, self).call(*given, **named)  # type: ignore[misc]
             with standing_in(model, self):
-                return model.call(*args, **kwargs)
+                return model.call(*given, **named)
 
         return ModelCall.read(self, run, args, kwargs).answer(ask)
 
@@ -66,11 +67,12 @@ class DurableLLM(MeteredLLM):
         if run is None:
             return await super().acall(*args, **kwargs)  # type: ignore[misc]
 
-        async def ask(model: Any) -> Any:
+        async def ask(model: Any, sent: Messages | None) -> Any:
+            given, named = with_messages(args, kwargs, sent)
             if model is self:
-                return await super(DurableLLM, self).acall(*args, **kwargs)  # type: ignore[misc]
+                return await super(DurableLLM, self).acall(*given, **named)  # type: ignore[misc]
             with standing_in(model, self):
-                return await model.acall(*args, **kwargs)
+                return await model.acall(*given, **named)
 
         return await ModelCall.read(self, run, args, kwargs).aanswer(ask)
 
@@ -108,7 +110,10 @@ class HardenedLLM(DurableLLM):
 
 
 def answer_beside(
-    llm: Any, messages: Any, response_model: type[BaseModel], work: Callable[[], Any]
+    llm: Any,
+    messages: Any,
+    response_model: type[BaseModel],
+    work: Callable[[Messages | None], Any],
 ) -> Any:
     """The answer to a request that is sent for a model through a client that is not its own.
 
@@ -116,13 +121,13 @@ def answer_beside(
         llm: The model, behind its seam; any other is asked as if there were no run.
         messages: What is sent.
         response_model: What the answer is to be an instance of.
-        work: Sends it; what it cost is told to `meter_beside`.
+        work: Sends it, or other messages in its place; what it cost is told to `meter_beside`.
     """
     run = llm._run_of_call() if isinstance(llm, DurableLLM) else None
     if run is None:
-        return work()
+        return work(None)
     asked = ModelCall.read(llm, run, (messages,), {"response_model": response_model})
-    return asked.answer(lambda model: work(), alone=True)
+    return asked.answer(lambda model, sent: work(sent), alone=True)
 
 
 def take_over_llm(llm: BaseLLM, seam: ModelSeam, mixin: type[DurableLLM] = DurableLLM) -> BaseLLM:

@@ -8,7 +8,7 @@ one decision of the model: those calls get the same exception, and the tool is n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import orjson
 from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.base_tool import BaseTool
 
-from crewai_prod import codec
+from crewai_prod import codec, complaints
 from crewai_prod._crewai.metering import outside_calls
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.tool_results import (
@@ -31,14 +31,22 @@ from crewai_prod._crewai.tool_results import (
 )
 from crewai_prod._crewai.typed import MISFIT, Typed, arguments_of
 from crewai_prod.concealing import conceal
-from crewai_prod.errors import CrewProdError, ModelError
+from crewai_prod.errors import (
+    CrewProdError,
+    ModelError,
+    ToolError,
+    ToolInputInvalid,
+    ToolRejected,
+)
 from crewai_prod.failures import describe
+from crewai_prod.guarding import At, Refusal
 from crewai_prod.records import StepRecord, StepStatus
+from crewai_prod.required import REFUSED
 from crewai_prod.run import Run, in_body
 from crewai_prod.steps import Scope
-from crewai_prod.threads import in_thread
 from crewai_prod.tooling import ToolOptions
 from crewai_prod.trying import End, Made, Returned, Stopped, Trying
+from crewai_prod.walk import Ticket
 
 
 @dataclass(slots=True)
@@ -82,6 +90,8 @@ class ToolCall:
 
     seam: ToolSeam
     given: tuple[Any, ...]
+    passed: tuple[tuple[Any, ...], dict[str, Any]]
+    """What the tool is called with: as given, unless guards have modified it."""
     value: Any = None
     error: Exception | None = None
     settled: bool = False
@@ -91,7 +101,7 @@ class ToolCall:
     @classmethod
     def begin(cls, seam: ToolSeam, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolCall:
         """Look the call up and commit its intent; settled if there is nothing left to do."""
-        run, call = seam.run, cls(seam=seam, given=(args, kwargs))
+        run, call = seam.run, cls(seam=seam, given=(args, kwargs), passed=(args, kwargs))
         arguments = arguments_of(seam.worker, args, kwargs)
         try:
             scope = scope_of(run, within=seam.within)
@@ -99,7 +109,9 @@ class ToolCall:
             if call.error is not None:
                 call.settled = True
                 return call
-            ticket = run.begin_tool(scope, seam.original.name, arguments, seam.options)
+            ticket = run.find_tool(scope, seam.original.name, arguments, seam.options)
+            arguments, refusal = call._judged(ticket, arguments)
+            run.admit_tool(ticket, arguments, seam.options, refusal)
         except CrewProdError as refusal:
             call.value, call.settled = refused(refusal), True
             return call
@@ -132,7 +144,7 @@ class ToolCall:
         """The same for an asynchronous body; commits are made on worker threads."""
         with self.seam.run.in_flight():
             end = await self._live.make_later(body, self._body)
-            await in_thread(self._settle, end)
+            await self.seam.run.guarding.in_thread(self._settle, end)
             return self.end()
 
     def end(self) -> Any:
@@ -156,18 +168,84 @@ class ToolCall:
         self.seam.run.check()
         return last.error
 
+    def _judged(
+        self, ticket: Ticket, arguments: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], ToolError | None]:
+        """The arguments as guards let them pass, and why they do not.
+
+        Raises:
+            CrewProdError: The run was stopped.
+        """
+        guarding = self.seam.run.guarding
+        if ticket.recorded is not None or not guarding.watches(ticket.scope, "tool_call"):
+            return arguments, None
+        given = dict(arguments)
+        try:
+            passed = guarding.judge("tool_call", given, self._at(ticket))
+        except Refusal as refusal:
+            why = complaints.refused_call(ticket.name, refusal.reason)
+            return arguments, ToolRejected(why, guard=refusal.guard)
+        if passed is given:
+            return arguments, None
+        named = dict(passed)
+        self.passed = tuple(named.pop("*", ())), named
+        return passed, None
+
+    def _at(self, ticket: Ticket) -> At:
+        options, record = self.seam.options, ticket.recorded
+        return At(
+            scope=ticket.scope,
+            step_id=ticket.step_id if record is None else record.step_id,
+            tool=self.seam.original.name,
+            effect=options.effect,
+            sensitive=options.sensitive,
+        )
+
+    def _shown_to_model(self, value: Any, stored: str) -> Any:
+        """What came back as guards let it pass.
+
+        Args:
+            value: As the tool gave it.
+            stored: The same as it is recorded, which is what guards are given.
+        """
+        guarding, ticket = self.seam.run.guarding, self._live.ticket
+        if self.seam.options.untrusted:
+            guarding.taint(ticket.scope, self.seam.original.name)
+        if not guarding.watches(ticket.scope, "tool_result"):
+            return value
+        failed = is_tool_failure(value)
+        given = value.message if failed else decode_result(stored)
+        try:
+            passed = guarding.judge("tool_result", given, self._at(ticket))
+        except Refusal as refusal:
+            return tool_failure(complaints.withheld(ticket.name, refusal.reason))
+        except CrewProdError as refusal:
+            return refused(refusal)
+        if passed is given:
+            return value
+        return tool_failure(codec.text_of(passed)) if failed else passed
+
     def _replay(self, record: StepRecord) -> None:
         """What it returned or raised."""
         if record.status is StepStatus.FAILED:
             self._tell(revived(orjson.loads(record.error or "{}")))
         else:
-            self.value = decode_result(record.result or "null")
+            stored = record.result or "null"
+            self.value = self._shown_to_model(decode_result(stored), stored)
 
     def _tell(self, error: Exception) -> None:
         """Have a failure told: one of ours is returned, any other is raised.
 
-        What is raised is kept: on the text path CrewAI tries again.
+        What is raised is kept: on the text path CrewAI tries again. A text that guards have
+        modified or rejected is returned, too.
         """
+        text = error.message if isinstance(error, CrewProdError) else codec.text_of(error)
+        if self._live.ticket.effect != REFUSED and not isinstance(error, ToolInputInvalid):
+            failure = tool_failure(text)
+            shown = self._shown_to_model(failure, "null")
+            if shown is not failure:
+                self.value = shown
+                return
         typed = isinstance(self.seam.worker, Typed) and isinstance(error, MISFIT)
         if is_ours(error) and not typed:
             self.value = told(error)
@@ -201,14 +279,14 @@ class ToolCall:
             self.seam.run.finish_tool(self._live.ticket, stored, text)
         except CrewProdError as refusal:
             return refused(refusal)
-        return result
+        return self._shown_to_model(result, stored)
 
     def _settle(self, end: End) -> None:
         """Commit a result, and have the end of the call told."""
         if isinstance(end, Returned):
             self.value = self._finish(end.result)
         elif isinstance(end, Made):
-            self.value = end.result
+            self.value = self._shown_to_model(end.result, encode_result(end.result)[0])
         elif isinstance(end, Stopped):
             self.value = refused(end.error)
         else:

@@ -25,7 +25,6 @@ from crewai_prod._crewai.tool_results import cut
 from crewai_prod._crewai.typed import as_declared, body_of, doing_within, refusals_not_counted
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
-from crewai_prod.threads import in_thread
 from crewai_prod.tooling import ToolOptions
 
 
@@ -47,14 +46,16 @@ class DurableTool(Seamed):
         call = ToolCall.begin(seam, args, kwargs)
         if call.settled:
             return call.end()
-        return call.make(partial(body_of(seam.worker), *args, **kwargs))
+        given, named = call.passed
+        return call.make(partial(body_of(seam.worker), *given, **named))
 
     async def _arun(self, *args: Any, **kwargs: Any) -> Any:
         seam: ToolSeam = seam_of(self)
-        call = await in_thread(ToolCall.begin, seam, args, kwargs)
+        call = await seam.run.guarding.in_thread(ToolCall.begin, seam, args, kwargs)
         if call.settled:
             return call.end()
-        return await call.make_later(partial(seam.worker._arun, *args, **kwargs))
+        given, named = call.passed
+        return await call.make_later(partial(seam.worker._arun, *given, **named))
 
     def format_output_for_agent(self, raw_result: Any) -> str:
         """The original's, cut to `max_output`. An answer of the agent's own is not cut."""

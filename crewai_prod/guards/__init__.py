@@ -1,5 +1,6 @@
 """Guards: functions that judge what goes into a crew, its models and tools, and what comes out."""
 
+from crewai_prod.guards._pipeline import all_of
 from crewai_prod.guards._types import (
     Allow,
     Escalate,
@@ -21,5 +22,6 @@ __all__ = [
     "Place",
     "Reject",
     "Verdict",
+    "all_of",
     "guard",
 ]

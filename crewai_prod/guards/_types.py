@@ -162,7 +162,7 @@ def guard(
     """
 
     def made(check: Check) -> Guard:
-        called: str = name or getattr(check, "__name__", type(check).__name__)
+        called = name or str(getattr(check, "__name__", type(check).__name__))
         return Guard(called, check, frozenset(places), version, order, fail)
 
     return made

@@ -139,7 +139,7 @@ FROM run_usage GROUP BY 1, 2, 3, 4, 5, 6, 7;
 
 
 def _brakes(database: Database) -> None:
-    """Version 3: who is to stop, and budgets that runs share."""
+    """Version 3: who is to stop, budgets that runs share, and what guards have said."""
     connection = database.conn
     assert connection is not None
     for statement in statements(_BRAKES):
@@ -175,6 +175,25 @@ CREATE TABLE reservations (
   PRIMARY KEY (run, step_id, label)
 ) WITHOUT ROWID;
 CREATE INDEX reservations_by_label ON reservations (label);
+CREATE TABLE verdicts (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL,
+  scope TEXT NOT NULL,
+  step_id TEXT,
+  place TEXT NOT NULL,
+  tool TEXT,
+  guard TEXT NOT NULL,
+  version TEXT NOT NULL,
+  verdict TEXT NOT NULL CHECK (verdict = 'allow' OR verdict = 'modify' OR verdict = 'reject'
+    OR verdict = 'escalate' OR verdict = 'unavailable' OR verdict = 'taint'),
+  judged TEXT NOT NULL,
+  at REAL NOT NULL,
+  duration_ms REAL,
+  reason TEXT,
+  value TEXT
+);
+CREATE INDEX verdicts_by_run ON verdicts (run, id);
 """
 
 MIGRATIONS: tuple[Migration, ...] = (Migration(2, _money), Migration(3, _brakes))

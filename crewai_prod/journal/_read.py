@@ -30,10 +30,12 @@ from crewai_prod.journal._rows import (
     step_record,
     task_record,
     transition_record,
+    verdict_record,
 )
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
+    GuardRecord,
     Lease,
     RunRecord,
     RunStatus,
@@ -120,6 +122,10 @@ class SqliteReader:
     def attempts(self, run_id: str) -> list[AttemptRecord]:
         """Every try that did not become its step's outcome."""
         return self._of_run(_sql.ATTEMPTS, run_id, lambda r: attempt_record(r, run_id, self._vault))
+
+    def verdicts(self, run_id: str) -> list[GuardRecord]:
+        """What guards have said, oldest first."""
+        return self._of_run(_sql.VERDICTS, run_id, lambda r: verdict_record(r, run_id, self._vault))
 
     def conversation(self, run_id: str, digest: str) -> list[dict[str, Any]]:
         """The messages up to and with `digest`, first one first, contents filled in."""

@@ -242,3 +242,26 @@ CREATE TABLE reservations (
   PRIMARY KEY (run, step_id, label)
 ) WITHOUT ROWID;
 CREATE INDEX reservations_by_label ON reservations (label);
+
+-- What guards have said of values, and which tools have read what strangers may have written.
+CREATE TABLE verdicts (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL, -- session in which it was said
+  scope TEXT NOT NULL, -- where in the run
+  step_id TEXT, -- the step that the value belongs to; NULL: none
+  place TEXT NOT NULL,
+    -- kickoff_input, model_input, model_output, tool_call, tool_result, task_output, final_output
+  tool TEXT,
+  guard TEXT NOT NULL,
+  version TEXT NOT NULL, -- of its rules: what another version has said is not followed
+  verdict TEXT NOT NULL CHECK (verdict = 'allow' OR verdict = 'modify' OR verdict = 'reject'
+    OR verdict = 'escalate' OR verdict = 'unavailable' OR verdict = 'taint'),
+    -- unavailable: it failed; taint: said by no guard, the tool has read what strangers may write
+  judged TEXT NOT NULL, -- digest of the value
+  at REAL NOT NULL,
+  duration_ms REAL,
+  reason TEXT, -- without secrets
+  value TEXT -- JSON: what takes the place of a modified value
+);
+CREATE INDEX verdicts_by_run ON verdicts (run, id);

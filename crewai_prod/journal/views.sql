@@ -172,6 +172,17 @@ SELECT day, provider, model, sum(llm_calls) AS llm_calls,
   CASE WHEN sum(priced) THEN sum(cost_picousd) END / 1e12 AS cost_usd, sum(unpriced) AS unpriced
 FROM usage WHERE model IS NOT NULL GROUP BY day, provider, model;
 
+-- One row per crew, guard and place: how often it has judged, and what it has said.
+CREATE VIEW guard_verdicts AS
+SELECT r.crew, r.kind, v.guard, v.version, v.place, count(*) AS judged,
+  sum(v.verdict = 'allow') AS allowed, sum(v.verdict = 'modify') AS modified,
+  sum(v.verdict = 'reject') AS rejected, sum(v.verdict = 'escalate') AS escalated,
+  sum(v.verdict = 'unavailable') AS unavailable,
+  count(DISTINCT CASE WHEN v.verdict <> 'allow' THEN v.run END) AS runs_concerned,
+  avg(v.duration_ms) AS mean_ms, max(v.at) AS last_at
+FROM verdicts v JOIN runs r ON r.run = v.run
+WHERE v.verdict <> 'taint' GROUP BY r.crew, r.kind, v.guard, v.version, v.place;
+
 -- What each model step was asked and answered: `asked` is a JSON list of messages, first one first.
 CREATE VIEW transcripts AS
 SELECT r.run_id, s.step_id, s.seq, s.scope, s.agent, s.name, (

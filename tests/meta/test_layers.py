@@ -59,6 +59,7 @@ LAYERS = [
         "progress",
         "threads",
         "breakers",
+        "guarding",
         "admission",
         "brakes",
         "braking",
