@@ -160,6 +160,8 @@ def at_most(most: float | Decimal, *, least: float | Decimal = 0) -> Predicate:
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         return False
+    if isinstance(value, Decimal):
+        return value.is_finite()
     return isinstance(value, int) or math.isfinite(value)
 
 

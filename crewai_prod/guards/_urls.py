@@ -24,6 +24,8 @@ _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]@]+)(?::(?P<port>\d
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"0x[0-9a-f]*|\d+", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?[\\/]{2}[^\\/?#\s]", re.IGNORECASE)
+_DOT: Final = "\u3002"
+"""Not a letter that stands for a dot, says Unicode; a dot, say those who look a name up."""
 _DECODED: Final = 3
 
 
@@ -97,7 +99,7 @@ def _ascii(text: str) -> str:
     host = text.lower()
     if host.isascii():
         return host
-    if unicodedata.normalize("NFKC", host) != host:
+    if unicodedata.normalize("NFKC", host) != host or _DOT in host:
         raise Unclear("its host has letters that stand for others")
     try:
         return host.encode("idna").decode()
