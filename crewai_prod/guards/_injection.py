@@ -30,12 +30,12 @@ from crewai_prod.guards._types import (
     Reject,
     Verdict,
 )
-from crewai_prod.guards._views import INVISIBLE, decoded, in_plain_letters, without_entities
+from crewai_prod.guards._views import INVISIBLE, readings
 from crewai_prod.guards.taint import MARKED
 
 _PLACES: Final[tuple[Place, ...]] = ("tool_result",)
 _MARK: Final = "untrusted"
-_FORGED: Final = re.compile(r"<(?=\s*/?\s*untrusted\b)", re.IGNORECASE)
+_FORGED: Final = re.compile(r"[<\uff1c\u2039\u3008](?=\s*/?\s*untrusted)", re.IGNORECASE)
 _CONTROL: Final = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)|.)|"
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]",
@@ -79,7 +79,7 @@ _ORDERS: Final = tuple(
         (
             "it speaks as the system or the user",
             r"<\|(?:im_start|im_end|system|user|assistant|endoftext|start_header_id|eot_id)\|?>?"
-            r"|\[/?INST\]|<</?SYS>>|</?(?:system|assistant|tool_result|function_results"
+            r"|\[/?INST\]|<</?SYS>>|</?(?:untrusted|system|assistant|tool_result|function_results"
             r"|function_calls|system-reminder|system_prompt)>"
             r"|^\s*#{1,4}\s*(?:system|instructions?|new instructions?)\s*:"
             r"|^\s*\[?(?:system|developer|admin(?:istrator)?)(?: message| note| prompt| override)?"
@@ -146,7 +146,7 @@ _ALIKE: Final = str.maketrans(
     "aeopcyxijsdqwhlabe3kmhopctxyijsaeopvtikuxabezhikmnoptyx",
 )
 _NO_LETTER: Final = re.compile(r"[\W_]+")
-_SHORTEST: Final = 12
+_SHORTEST: Final = 6
 _LONGEST_REASON: Final = 300
 
 
@@ -289,13 +289,9 @@ def _hidden(text: str) -> Iterator[str]:
 
 
 def _readings(text: str) -> Iterator[str]:
-    yield text
-    for view in (in_plain_letters(text), without_entities(text)):
-        if view is not None:
-            yield view.text
     for tags in _TAGS.finditer(text):
         yield "".join(chr(ord(one) - 0xE0000) for one in tags[0])
-    for view in decoded(text):
+    for view in readings(text):
         yield view.text
 
 

@@ -30,7 +30,7 @@ from crewai_prod.guards._types import (
     Verdict,
 )
 from crewai_prod.guards._urls import Hosts, Unclear, read_url
-from crewai_prod.guards._views import decoded, in_plain_letters, readings, without_entities
+from crewai_prod.guards._views import in_plain_letters, readings, without_entities
 from crewai_prod.redact import find_secrets
 
 _PLACES: Final[tuple[Place, ...]] = ("tool_call", "task_output", "final_output")
@@ -134,7 +134,9 @@ def _carries(host: str, rest: str, loaded: bool) -> str | None:
     if any(len(one) > most for one in parts) or len(query) > 4 * most:
         return "it carries a long text"
     for part in parts:
-        if any(len(view.text) >= _WORDS for view in decoded(part) if " " in view.text):
+        if any(
+            len(view.text) >= _WORDS for view in readings(part) if view.whole and " " in view.text
+        ):
             return "it carries a text in a code"
     if loaded and any(one.count(" ") >= 3 for one in parts):
         return "it carries a text"

@@ -100,7 +100,8 @@ def _no_number(said: str) -> Any:
 def _said(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deep"
-    return str(error)[:1].lower() + str(error)[1:]
+    text = str(error)
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
 def _by_type(kind: Any, strict: bool) -> _Judge:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from crewai_prod.errors import GuardUnavailable
 from crewai_prod.guards._replacing import (
     REMEMBERED,
     RESTORED,
@@ -36,7 +38,8 @@ _PLACES: Final[tuple[Place, ...]] = (
     "final_output",
 )
 _SHORTEST_KNOWN: Final = 6
-_LONGEST: Final = 4_096
+_LONGEST: Final = 512
+_MOST: Final = 2_000
 _BROKEN: Final = 16
 """A key that was broken up has as many characters at least."""
 _NO_SECRET = re.compile(
@@ -45,6 +48,10 @@ _NO_SECRET = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _TELLING = re.compile(r"\d|[^\w\s.,:;()\[\]{}-]")
+_PIECE = re.compile(r"[^\s\"'`+\u00ad\u200b-\u200f\u2060\ufeff]+")
+_WORD = re.compile(r"[A-Z]?[a-z]+[-.,;:!?)]*")
+_DIGIT = re.compile(r"\d")
+_SCHEME = re.compile(r"(?:basic|bearer|digest|token)\s+", re.IGNORECASE)
 _CALL = re.compile(r"\w+(?:\.\w+)*\(")
 
 
@@ -83,8 +90,8 @@ def secrets(
     def find(text: str, key: str) -> list[Found]:
         if is_sensitive(key) and _reads_like_one(text):
             return [Found(0, len(text), "password")]
-        found = found_in(text, readings(text), _plain)
-        return apart([*found, *_broken_up(text), *_planted(text, planted)])
+        found = found_in(text, readings(text), _shaped)
+        return apart([*found, *_planted(text, planted)])
 
     default: Collection[Place] = ("model_input",) if action == "pseudonymise" else _PLACES
     where = default if places is None else places
@@ -103,7 +110,8 @@ def environment_secrets(environment: Mapping[str, str] | None = None) -> list[st
     ]
 
 
-def _plain(text: str) -> Iterator[Found]:
+def _shaped(text: str) -> Iterator[Found]:
+    yield from _broken_up(text)
     for one in find_secrets(text):
         if one.kind != "assigned":
             yield Found(one.start, one.end, one.kind)
@@ -113,7 +121,7 @@ def _plain(text: str) -> Iterator[Found]:
 
 def _reads_like_one(value: str) -> bool:
     """Whether a value of a telling name may be a secret and not talk of one."""
-    bare = value.strip("`'\"().,; ")
+    bare = _SCHEME.sub("", value.strip("`'\"().,; "), count=1)
     if len(bare) < _SHORTEST_KNOWN or MARK in value or _NO_SECRET.match(bare):
         return False
     return bool(_TELLING.search(bare)) and not _CALL.match(bare)
@@ -131,29 +139,36 @@ def _beginnings() -> tuple[re.Pattern[str], Mapping[str, re.Pattern[str]]]:
 def _broken_up(text: str) -> Iterator[Found]:
     """Keys with blanks, quotes or invisible characters within."""
     begins, shapes = _beginnings()
-    for begin in begins.finditer(text):
-        view = joined(text[begin.start() : begin.start() + _LONGEST])
-        start = next((one for one in shapes if view.text.startswith(one)), None)
-        rest = None if start is None else shapes[start].match(view.text, len(start))
-        if start is None or rest is None:
+    first = begins.search(text)
+    if first is None:
+        return
+    view = joined(text)
+    assert view.starts is not None
+    for number, begin in enumerate(begins.finditer(text, first.start())):
+        if number > _MOST:
+            raise GuardUnavailable(f"A text has more than {_MOST} beginnings of keys.")
+        at = bisect_left(view.starts, begin.start())
+        start = next((one for one in shapes if view.text.startswith(one, at)), None)
+        rest = shapes[start].match(view.text, at + len(start), at + _LONGEST) if start else None
+        if rest is None or rest.end() - at < _BROKEN:
             continue
-        first, last = view.span(0, rest.end())
-        whole = text[begin.start() + first : begin.start() + last]
-        if rest.end() >= _BROKEN and len(whole) > rest.end() and _random(whole):
-            yield Found(begin.start() + first, begin.start() + last, "key")
+        span = view.span(at, rest.end())
+        if span[1] - span[0] > rest.end() - at and _DIGIT.search(rest[0]):
+            length = _random(text[slice(*span)])
+            if length:
+                yield Found(span[0], span[0] + length, "key")
 
 
-def _random(text: str) -> bool:
-    """Whether there is more than words in it: in most of its pieces letters and digits mix."""
-    pieces = [one for one in re.split(r"[\s\"'`+]+", text) if one]
-    mixed = [one for one in pieces if _mixes(one)]
-    if len(pieces) > 4 and sum(map(len, pieces)) <= 2 * len(pieces):  # letter by letter
-        return _mixes("".join(pieces))
-    return len(mixed) * 2 > len(pieces)
-
-
-def _mixes(piece: str) -> bool:
-    return bool(re.search(r"\d", piece)) and bool(re.search(r"[A-Za-z]", piece))
+def _random(text: str) -> int:
+    """How much of a text, from its beginning, is the pieces of a key and no words; 0: none."""
+    pieces = list(_PIECE.finditer(text))
+    if all(len(one[0]) <= 2 for one in pieces[2:-2]) and len(pieces) > _BROKEN // 2:
+        return len(text)  # letter by letter
+    while pieces and _WORD.fullmatch(pieces[-1][0]):
+        pieces.pop()  # what follows the key
+    words = sum(1 for one in pieces if _WORD.fullmatch(one[0]))
+    size = sum(len(one[0]) for one in pieces)
+    return pieces[-1].end() if words * 2 < len(pieces) and size >= _BROKEN else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,11 @@ INVISIBLE: Final = re.compile(
 
 _DEEPEST: Final = 3
 """How many encodings within each other are undone."""
-_MOST_RUNS: Final = 2_000
+_MOST_READINGS: Final = 2_000
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
-_HEX = re.compile(r"(?<![0-9A-Za-z])(?:0x|\\x)?(?:[0-9A-Fa-f]{2}(?:[ :]|\\x)?){8,}(?![0-9A-Za-z])")
+_HEX = re.compile(
+    r"(?<![0-9A-Za-z])(?:0x|\\x)?[0-9A-Fa-f]{2}(?:(?:[ :]|\\x)?[0-9A-Fa-f]{2}){7,}(?![0-9A-Za-z])"
+)
 _RUN = re.compile(r"[^\s\"'<>]+")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\x([0-9A-Fa-f]{2})")
@@ -49,12 +51,14 @@ class View:
 
     Attributes:
         text: What it says.
-        starts: Where in the original each character stands; None: where it stands here.
+        starts: Where in the original each character begins; None: where it stands here.
+        ends: Where it ends there; None: one further on.
         whole: The part of the original that all of it stands for, if no more is known.
     """
 
     text: str
     starts: Sequence[int] | None = None
+    ends: Sequence[int] | None = None
     whole: tuple[int, int] | None = None
 
     def span(self, start: int, end: int) -> tuple[int, int]:
@@ -63,7 +67,8 @@ class View:
             return self.whole
         if self.starts is None:
             return start, end
-        return self.starts[start], self.starts[end - 1] + 1
+        last = self.starts[end - 1] + 1 if self.ends is None else self.ends[end - 1]
+        return self.starts[start], last
 
     def newly(self, original: str, start: int, end: int) -> bool:
         """Whether a part of this reading does not stand there in the original as it is."""
@@ -71,16 +76,44 @@ class View:
 
 
 def readings(text: str) -> Iterator[View]:
-    """The text as it is, in plain letters, and what its encoded parts stand for.
+    """The text as it is, in plain letters, what its encoded parts stand for, and so on in those.
 
     Raises:
         GuardUnavailable: It has more encoded parts than are decoded.
     """
-    yield View(text)
+    known = {text}
+    waiting = [(View(text), 0)]
+    while waiting:
+        view, depth = waiting.pop(0)
+        yield view
+        for inner in _inner(view.text) if depth < _DEEPEST else ():
+            if inner.text in known:
+                continue
+            known.add(inner.text)
+            if len(known) > _MOST_READINGS:
+                raise GuardUnavailable(f"A text can be read in more than {_MOST_READINGS} ways.")
+            waiting.append((_within(view, inner), depth + 1))
+
+
+def _inner(text: str) -> Iterator[View]:
     for view in (in_plain_letters(text), without_entities(text)):
         if view is not None:
             yield view
-    yield from decoded(text)
+    for span, meant in _decoded(text):
+        yield View(meant, whole=span)
+
+
+def _within(outer: View, inner: View) -> View:
+    """A reading of a reading, as one of the original."""
+    if inner.whole is not None:
+        return View(inner.text, whole=outer.span(*inner.whole))
+    if outer.whole is not None:
+        return View(inner.text, whole=outer.whole)
+    if outer.starts is None or inner.starts is None:
+        return inner
+    ends = inner.ends or [one + 1 for one in inner.starts]
+    spans = [outer.span(*span) for span in zip(inner.starts, ends, strict=True)]
+    return View(inner.text, [start for start, _ in spans], [end for _, end in spans])
 
 
 def without_entities(text: str) -> View | None:
@@ -88,15 +121,19 @@ def without_entities(text: str) -> View | None:
     if "&" not in text:
         return None
     made: list[str] = []
-    starts: list[int] = []
+    spans: list[tuple[int, int]] = []
     end = 0
     for one in _ENTITY.finditer(text):
         letters = html.unescape(one[0])
         made += text[end : one.start()], letters
-        starts += [*range(end, one.start()), *[one.start()] * len(letters)]
+        spans += [(at, at + 1) for at in range(end, one.start())]
+        spans += [one.span()] * len(letters)
         end = one.end()
     view = "".join([*made, text[end:]])
-    return None if view == text else View(view, [*starts, *range(end, len(text))])
+    spans += [(at, at + 1) for at in range(end, len(text))]
+    if view == text:
+        return None
+    return View(view, [start for start, _ in spans], [end for _, end in spans])
 
 
 def in_plain_letters(text: str) -> View | None:
@@ -131,33 +168,6 @@ def joined(text: str, breaks: Set[str] = _BREAKS) -> View:
         if letter not in breaks and (letter.isascii() or not INVISIBLE.match(letter))
     ]
     return View("".join(letter for _, letter in kept), [position for position, _ in kept])
-
-
-def decoded(text: str) -> Iterator[View]:
-    """What the encoded parts of a text stand for.
-
-    Raises:
-        GuardUnavailable: There are more than are decoded.
-    """
-    seen = 0
-    waiting = [(text, None, 0)] if len(text) >= _SHORTEST else []
-    known: set[str] = {text}
-    while waiting:
-        said, whole, depth = waiting.pop()
-        for part, meant in _decoded(said):
-            seen += 1
-            if seen > _MOST_RUNS:
-                raise GuardUnavailable(f"A text has more than {_MOST_RUNS} encoded parts.")
-            if meant in known:
-                continue
-            known.add(meant)
-            place = whole or part
-            yield View(meant, whole=place)
-            if depth + 1 < _DEEPEST:
-                waiting.append((meant, place, depth + 1))  # type: ignore[arg-type]
-
-
-_SHORTEST: Final = 4
 
 
 def _decoded(text: str) -> Iterator[tuple[tuple[int, int], str]]:
@@ -208,6 +218,7 @@ def _readable(raw: bytes) -> str | None:
             text = raw.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if text and sum(map(str.isprintable, text)) + text.count("\n") >= 0.9 * len(text):
+        shown = INVISIBLE.sub("", text)
+        if shown and sum(map(str.isprintable, shown)) + shown.count("\n") >= 0.9 * len(shown):
             return text
     return None

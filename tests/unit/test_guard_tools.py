@@ -130,7 +130,8 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "path", ["a.txt", "sub/../a.txt", "sub/new.txt", "round/b", "50%.txt", "ünï.txt", "a b.txt", "."]
+    "path",
+    ["a.txt", "sub/../a.txt", "sub/new.txt", "round/b", "50%.txt", "ünï.txt", "a b.txt", "."],
 )
 def test_paths_inside(data: Path, path: str) -> None:
     """Files that are there or not, `..` that stays within, links that stay within."""
@@ -196,8 +197,25 @@ def test_amounts_up_to_a_limit(amount: Any) -> None:
 
 @pytest.mark.parametrize(
     "amount",
-    [100.01, -1, -0.01, 10**400, True, False, "5", "1e9", None, [5], float("nan"), float("inf")]
-    + [float("-inf"), Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), 1j],
+    [
+        100.01,
+        -1,
+        -0.01,
+        10**400,
+        True,
+        False,
+        "5",
+        "1e9",
+        None,
+        [5],
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        Decimal("NaN"),
+        Decimal("sNaN"),
+        Decimal("Infinity"),
+        1j,
+    ],
 )
 def test_amounts_that_are_not(amount: Any) -> None:
     """Above, below nothing, truth values, texts, and what is no number."""
@@ -305,7 +323,10 @@ def test_the_model_is_told_what_it_may_do_instead() -> None:
         ({"amount": 500}, "Argument amount: it is above 100."),
         ({"Amount": 500}, "Argument Amount: it is above 100."),
         ({"order": {"amount": 500}}, "Argument order.amount: it is above 100."),
-        ({"orders": [{"amount": 5}, {"amount": 500}]}, "Argument orders[1].amount: it is above 100."),
+        (
+            {"orders": [{"amount": 5}, {"amount": 500}]},
+            "Argument orders[1].amount: it is above 100.",
+        ),
         ({"amount": [5, 500]}, "Argument amount[1]: it is above 100."),
         ({"amount": {"value": "5"}}, "Argument amount.value: it is not a number."),
         ({"body": '{"x": [{"amount": 500}]}'}, "Argument body.x[0].amount: it is above 100."),
