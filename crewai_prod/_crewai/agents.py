@@ -19,6 +19,7 @@ from crewai.utilities.agent_utils import parse_tools
 
 from crewai_prod._crewai.converting import RunConverter
 from crewai_prod._crewai.event_scope import events_ended
+from crewai_prod._crewai.guarded_tasks import last_judged
 from crewai_prod._crewai.guardrails import judging
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.reviewing import reviewed
@@ -68,13 +69,18 @@ class RunAgent(Seamed):
         """The original's, within the agent's scope."""
         with _at_work(self) as worker:
             result = super(RunAgent, worker).execute_task(task, context, tools)  # type: ignore[misc]
-            return _answered(seam_of(self).run, worker, result)
+            run = seam_of(self).run
+            return last_judged(run, scope_of(run), task, _answered(run, worker, result))
 
     async def aexecute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
         """The original's, within the agent's scope."""
         with _at_work(self) as worker:
             result = await super(RunAgent, worker).aexecute_task(task, context, tools)  # type: ignore[misc]
-            return _answered(seam_of(self).run, worker, result)
+            run = seam_of(self).run
+            answer, scope = _answered(run, worker, result), scope_of(run)
+            if not run.guarding.on:
+                return answer
+            return await run.guarding.in_thread(last_judged, run, scope, task, answer)
 
     def get_output_converter(self, *args: Any, **kwargs: Any) -> Any:
         """The original's, behind its seam; it asks once, what it cannot read is sent back."""

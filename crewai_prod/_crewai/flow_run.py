@@ -23,11 +23,12 @@ from crewai_prod._crewai.flow_steps import (
     kinds_of,
     whole_state,
 )
+from crewai_prod._crewai.guarded_ends import admitted, released
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, put_private, seam_of
 from crewai_prod._crewai.usage import read_metrics
-from crewai_prod.errors import RunPaused
+from crewai_prod.errors import CrewProdError, RunPaused
 from crewai_prod.kickoff import Kickoff, attach_finished, whatever_happens, with_cause
 from crewai_prod.records import Usage
 from crewai_prod.run import Run
@@ -112,8 +113,22 @@ class FlowSeam:
         self.run.begin_task(_THE_FLOW, None)
         return None
 
+    def admitted(self, inputs: Any) -> Any:
+        """The inputs as guards let them pass.
+
+        Raises:
+            CrewProdError: They do not; the run is stopped.
+        """
+        given = inputs or {}
+        passed = admitted(self.run, self.scope, self._path, given)
+        return inputs if passed is given else passed
+
+    @property
+    def _path(self) -> str | None:
+        return None if self.nested is None else self.nested.path
+
     def finished(self, flow: Any, result: Any) -> Any:
-        """Record the end; only then is the result handed over."""
+        """Record the end; only then is the result handed over, as guards let it pass."""
         if self.run.replay_only is not None and self.kickoff is not None:
             self.show(flow)
             self.run.ended = True
@@ -121,13 +136,17 @@ class FlowSeam:
         if self.kickoff is None:
             self.show(flow)
             self.run.check()
-            return result
+            return released(self.run, self.scope, self._path, result)
         if self.run.stopped is not None:
             raise self.failed(flow, self.run.stopped)
         if isinstance(result, HumanFeedbackPending):
             waiting = RunPaused("The flow waits for a person.", reason="approval")
             self.failed(flow, self.run.stop(waiting))
             return result
+        try:
+            result = released(self.run, self.scope, self._path, result)
+        except CrewProdError as refusal:
+            raise self.failed(flow, refusal) from refusal.__cause__
         stored = encode_end(flow, result)
         self.run.finish_task(_THE_FLOW, None, stored)
         self.kickoff.complete(stored)
@@ -177,12 +196,14 @@ class RunFlow(Seamed):
             stored = await in_thread(seam.open, self, inputs)
             if stored is not None and stored != UNFAITHFUL:
                 return await in_thread(_handed_back, self, seam, stored)
+            if seam.run.guarding.on:
+                inputs = await seam.run.guarding.in_thread(seam.admitted, inputs)
             with in_kickoff(seam.run, seam.scope):
                 result = await super().kickoff_async(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
             failure = unwrapped(error)
         else:
-            return await in_thread(seam.finished, self, result)
+            return await seam.run.guarding.in_thread(seam.finished, self, result)
         finally:
             seam.opened = False
         raise with_cause(await whatever_happens(seam.ended, self, failure), failure)

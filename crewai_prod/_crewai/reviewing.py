@@ -1,9 +1,10 @@
 """The seam in front of an agent's executor: an answer is looked at before it counts.
 
-Two things send an answer back, with the reason, in the conversation in which it was given: it tells
-of work for which the task requires a tool that the journal holds no successful call of, or it has
-not the form that was asked for. Each a bounded number of times; then the run stops, and resuming it
-asks for the last answer anew. Every answer that was sent back is recorded like any other.
+Three things send an answer back, with the reason, in the conversation in which it was given: it
+tells of work for which the task requires a tool that the journal holds no successful call of, a
+guard of task outputs rejects it, or it has not the form that was asked for. Each a bounded number
+of times; then the run stops, and resuming it asks for the last answer anew. Every answer that was
+sent back is recorded like any other.
 
 The form is judged as CrewAI does it: what is no JSON at all is converted by a model call of its
 own, once (CrewAI's own repetitions of that call, blind to what was wrong, are off). What CrewAI
@@ -36,12 +37,14 @@ from crewai.utilities.converter import (
 from pydantic import BaseModel
 
 from crewai_prod import complaints
+from crewai_prod._crewai.guarded_tasks import guarded_output
 from crewai_prod._crewai.metering import model_failures
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import Passing, StopRun, refusing
 from crewai_prod._crewai.takeover import seam_of
 from crewai_prod.codec import text_of
 from crewai_prod.errors import CrewProdError, OutputInvalid, UnverifiedToolClaim
+from crewai_prod.guarding import MOST_REJECTIONS, At, Refusal
 from crewai_prod.owing import demand
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
@@ -81,6 +84,7 @@ class _Review:
     run: Run
     scope: Scope
     claims: int = 0
+    rejections: int = 0
     tries: int = 0
 
     @classmethod
@@ -101,6 +105,8 @@ class _Review:
         missing, by_others = self._missing()
         if missing:
             return self._of_claim(missing, by_others)
+        if (rejected := self._guarded(answer)) is not None:
+            return rejected
         kind = self._kind()
         if kind is None or not isinstance(answer.output, str):
             return None
@@ -114,6 +120,8 @@ class _Review:
 
     async def judge_later(self, answer: Any) -> str | None:
         """As `judge`, on a thread where a model may have to be asked."""
+        if self.run.guarding.on:
+            return await self.run.guarding.in_thread(self.judge, answer)
         if self._kind() is None:
             return self.judge(answer)
         return await asyncio.to_thread(self.judge, answer)
@@ -199,6 +207,36 @@ class _Review:
         declared = {seam.original.name: seam.options for seam in seams}
         with refusing():
             demand(self.run, replace(self.scope, path=self._place()), None, declared, ())
+
+    # -- guards -----------------------------------------------------------------------------------
+
+    def _guarded(self, answer: AgentFinish) -> str | None:
+        """Have guards judge an answer that is to be a task's output; it takes up what they change.
+
+        Returns:
+            What the model is to be told; None: it passes.
+
+        Raises:
+            StopRun: It was told often enough, or the run was stopped.
+        """
+        task = self.executor.task
+        if task is not None and seam_of(task) is None:  # work that was handed on
+            return None
+        try:
+            with refusing():
+                answer.output = guarded_output(self.run, self.scope, task, answer.output)
+        except Refusal as refusal:
+            return self._of_guard(refusal)
+        return None
+
+    def _of_guard(self, refusal: Refusal) -> str:
+        self.rejections += 1
+        if self.rejections > MOST_REJECTIONS:
+            self.run.distrust_last_answer(self.scope)
+            error = self.run.guarding.rejected(refusal, At(scope=self.scope), self.rejections)
+            raise StopRun(error)
+        self._log("guard", self.rejections, f"Guard {refusal.guard} rejects it.")
+        return complaints.rejected(refusal.reason)
 
     # -- the form of an answer --------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from crewai_prod._crewai.agents import in_scope
 from crewai_prod._crewai.asking import asking
 from crewai_prod._crewai.caching import Caches
+from crewai_prod._crewai.guarded_tasks import last_judged
 from crewai_prod._crewai.guardrails import judging
 from crewai_prod._crewai.outputs import decode_output, encode_output
 from crewai_prod._crewai.reviewing import (
@@ -52,6 +53,8 @@ class TaskSeam:
     position: int
     converted: dict[str, Any] = field(default_factory=dict)
     """Answers whose form has been judged, and what was made of each."""
+    passed: set[str] = field(default_factory=set)
+    """Texts that the guards of task outputs have let pass."""
     held: Any = None
     """The user's task that shows this one's progress; None where several runs go side by side."""
 
@@ -225,7 +228,7 @@ class RunTask(Seamed):
             try:
                 with mending.judging():
                     output = await super()._ainvoke_guardrail_function(*args, **kwargs)  # type: ignore[misc]
-                    return await asyncio.to_thread(mending.formed, output)
+                    return await mending.formed_later(output)
             except Unfit as unfit_answer:
                 context = mending.sent_back(unfit_answer)
             mending.answered(await mending.agent.aexecute_task(self, context, kwargs.get("tools")))
@@ -304,6 +307,22 @@ class _Mending:
         last = index is None or index == len(self.task._guardrails) - 1
         if last and self.task.lacks_form(output.pydantic, output.json_dict):
             output.pydantic, output.json_dict = self.task._export_output(output.raw)
+        return self._guarded(output) if last else output
+
+    async def formed_later(self, output: Any) -> Any:
+        """`formed` on a thread: models may be asked in it, and guards judge."""
+        guarding = seam_of(self.task).run.guarding
+        if guarding.on:
+            return await guarding.in_thread(self.formed, output)
+        return await asyncio.to_thread(self.formed, output)
+
+    def _guarded(self, output: Any) -> Any:
+        """The output as guards let it pass: the guardrails may have made something else of it."""
+        run: Run = seam_of(self.task).run
+        passed = last_judged(run, self.scope, self.task, output.raw)
+        if passed is not output.raw:
+            output.raw = passed
+            output.pydantic, output.json_dict = self.task._export_output(passed)
         return output
 
     def sent_back(self, answer: Unfit) -> str:

@@ -21,9 +21,11 @@ from crewai.tools.base_tool import BaseTool
 from crewai_prod import codec, complaints
 from crewai_prod._crewai.metering import outside_calls
 from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.stop import tool_failure
 from crewai_prod._crewai.tool_results import (
     decode_result,
     encode_result,
+    failure_text,
     is_ours,
     refused,
     revived,
@@ -213,8 +215,8 @@ class ToolCall:
             guarding.taint(ticket.scope, self.seam.original.name)
         if not guarding.watches(ticket.scope, "tool_result"):
             return value
-        failed = is_tool_failure(value)
-        given = value.message if failed else decode_result(stored)
+        failure = failure_text(value)
+        given = decode_result(stored) if failure is None else failure
         try:
             passed = guarding.judge("tool_result", given, self._at(ticket))
         except Refusal as refusal:
@@ -223,7 +225,7 @@ class ToolCall:
             return refused(refusal)
         if passed is given:
             return value
-        return tool_failure(codec.text_of(passed)) if failed else passed
+        return passed if failure is None else tool_failure(codec.text_of(passed))
 
     def _replay(self, record: StepRecord) -> None:
         """What it returned or raised."""

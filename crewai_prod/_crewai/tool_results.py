@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from crewai_prod import codec
-from crewai_prod._crewai.stop import is_tool_failure, tool_failure
+from crewai_prod._crewai.stop import FailureText, is_tool_failure, tool_failure
 from crewai_prod.errors import CrewProdError, ToolError
 from crewai_prod.failures import ReplayedError, revive
 
@@ -57,6 +57,13 @@ def told(error: Exception) -> Any:
 def is_ours(error: BaseException) -> bool:
     """Whether a failure is told by a returned value."""
     return isinstance(error, ToolError)
+
+
+def failure_text(value: Any) -> str | None:
+    """What a model is told by a returned failure; None: the value is none."""
+    if is_tool_failure(value):
+        return str(value.message)
+    return str(value) if isinstance(value, FailureText) else None
 
 
 def refused(error: CrewProdError) -> Any:

@@ -17,6 +17,7 @@ from crewai_prod.journal import Journal
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
+    GuardRecord,
     RunRecord,
     Spending,
     StepKind,
@@ -24,6 +25,7 @@ from crewai_prod.records import (
     StepStatus,
     TaskRecord,
     Usage,
+    VerdictKind,
 )
 from crewai_prod.redact import redact
 
@@ -37,6 +39,8 @@ class Report:
     steps: tuple[StepRecord, ...]
     attempts: tuple[AttemptRecord, ...]
     questions: tuple[ApprovalRecord, ...]
+    verdicts: tuple[GuardRecord, ...] = ()
+    """What guards have said but `allow`."""
     spent: dict[str, Usage] = field(default_factory=dict)
     """Per step id: the tokens of its outcome and its failed tries together."""
     money: dict[str, Spending] = field(default_factory=dict)
@@ -69,6 +73,9 @@ class Report:
             attempts=tuple(attempts),
             questions=tuple(
                 q for q in journal.approvals(run_id, status="open") if q.step_id in open_
+            ),
+            verdicts=tuple(
+                v for v in journal.verdicts(run_id) if v.verdict is not VerdictKind.ALLOW
             ),
             spent=spent,
             money=money,
@@ -137,6 +144,21 @@ class Report:
             "usage": self.usage(),
             "tasks": [self._task(task) for task in self.tasks],
             "steps": [self._step(step) for step in self.steps],
+            "verdicts": [self._verdict(verdict) for verdict in self.verdicts],
+        }
+
+    def _verdict(self, verdict: GuardRecord) -> dict[str, Any]:
+        return {
+            "guard": verdict.guard,
+            "version": verdict.version,
+            "place": verdict.place,
+            "verdict": verdict.verdict.value,
+            "reason": redact(verdict.reason),
+            "tool": verdict.tool,
+            "scope": verdict.scope,
+            "step_id": verdict.step_id,
+            "at": iso(verdict.at),
+            "duration_ms": verdict.duration_ms,
         }
 
     def _task(self, task: TaskRecord) -> dict[str, Any]:

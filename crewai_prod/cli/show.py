@@ -21,8 +21,16 @@ from crewai_prod.cli._output import (
     styled,
 )
 from crewai_prod.cli._report import Report, error_line, shown
-from crewai_prod.records import ApprovalRecord, RunStatus, Spending, StepRecord, TaskRecord
+from crewai_prod.records import (
+    ApprovalRecord,
+    GuardRecord,
+    RunStatus,
+    Spending,
+    StepRecord,
+    TaskRecord,
+)
 
+_GUARDS = ("GUARD", "AT", "SAID", "ABOUT", "WHY")
 _HEAD = ("TASK / STEP", "AGENT", "STATUS", "IN", "OUT", "COST", "TIME", "NOTES")
 
 
@@ -41,6 +49,9 @@ def show(run_id: str, journal: str | None, as_json: bool) -> None:
     if report.steps or report.tasks:
         click.echo()
         print_table(_HEAD, list(_rows(report)))
+    if report.verdicts:
+        click.echo()
+        print_table(_GUARDS, [_verdict_row(verdict) for verdict in report.verdicts])
     for line in how_to_go_on(report, book.location):
         click.echo(line)
 
@@ -121,6 +132,16 @@ def _step_row(report: Report, step: StepRecord) -> tuple[str, ...]:
         money(report.money.get(step.step_id, Spending())),
         duration(step.duration_ms / 1000 if step.duration_ms is not None else None),
         ", ".join(note for note in notes if note),
+    )
+
+
+def _verdict_row(verdict: GuardRecord) -> tuple[str, ...]:
+    return (
+        short(f"{verdict.guard} {verdict.version}", 40),
+        verdict.place,
+        verdict.verdict.value,
+        short(verdict.tool or verdict.scope, 40),
+        short(verdict.reason or "", 80),
     )
 
 

@@ -21,7 +21,7 @@ Place: TypeAlias = Literal[
     "task_output",
     "final_output",
 ]
-PLACES: Final[tuple[str, ...]] = get_args(Place)
+PLACES: Final[tuple[Place, ...]] = get_args(Place)
 
 
 @dataclass(frozen=True, slots=True)
