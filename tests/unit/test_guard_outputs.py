@@ -133,9 +133,10 @@ def test_long_texts_take_no_time(hostile: str) -> None:
 
 def test_hosts_and_actions_that_do_not_exist() -> None:
     """Are refused before a run."""
-    for make in (lambda: urls(["https://x.com"]), lambda: urls(action="hide")):  # type: ignore[arg-type]
+    wrong: list[dict[str, Any]] = [{"allow_hosts": ["https://x.com"]}, {"action": "hide"}]
+    for options in wrong:
         with pytest.raises(UsageError):
-            make()
+            urls(**options)
 
 
 # -- form -----------------------------------------------------------------------------------------
@@ -222,9 +223,16 @@ def test_length() -> None:
     words = length(max=2, unit="words")
     assert words.check("well-known don't", OUT) == Allow()
     assert words.check("one two three", OUT) == Reject("It has 3 words; there may be at most 2.")
-    for wrong in ({}, {"min": -1}, {"min": 5, "max": 4}, {"max": 2.5}, {"max": 5, "unit": "lines"}):
+    wrong: list[dict[str, Any]] = [
+        {},
+        {"min": -1},
+        {"min": 5, "max": 4},
+        {"max": 2.5},
+        {"max": 5, "unit": "lines"},
+    ]
+    for options in wrong:
         with pytest.raises(UsageError):
-            length(**wrong)  # type: ignore[arg-type]
+            length(**options)
 
 
 def test_script() -> None:
@@ -359,11 +367,14 @@ def test_topics() -> None:
 
 def test_judges_and_questions_that_are_none() -> None:
     """Are refused before a run."""
-    for make in (
-        lambda: policy(Judge("no"), " "),
-        lambda: policy(5, QUESTION),
-        lambda: policy(Judge("no"), QUESTION, refuse_on="maybe"),  # type: ignore[arg-type]
-        lambda: topic(Judge("no")),
-    ):
+    judge = Judge("no")
+    wrong: list[dict[str, Any]] = [
+        {"model": judge, "question": " "},
+        {"model": 5, "question": QUESTION},
+        {"model": judge, "question": QUESTION, "refuse_on": "maybe"},
+    ]
+    for options in wrong:
         with pytest.raises(UsageError):
-            make()
+            policy(**options)
+    with pytest.raises(UsageError):
+        topic(judge)

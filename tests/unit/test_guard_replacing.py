@@ -399,16 +399,17 @@ def test_what_is_said_does_not_repeat_what_was_found() -> None:
 
 def test_actions_and_places_that_do_not_exist() -> None:
     """Are refused before a run."""
-    for make in (
-        lambda: pii("hide"),  # type: ignore[arg-type]
-        lambda: pii(kinds=["name"]),
-        lambda: pii(kinds=[]),
-        lambda: pii("pseudonymise", key=KEY, restore=["model_input"]),
-        lambda: pii("pseudonymise", key=KEY, restore=["anywhere"]),  # type: ignore[list-item]
-        lambda: pii(places=[]),
-    ):
+    wrong: list[dict[str, Any]] = [
+        {"action": "hide"},
+        {"kinds": ["name"]},
+        {"kinds": []},
+        {"action": "pseudonymise", "key": KEY, "restore": ["model_input"]},
+        {"action": "pseudonymise", "key": KEY, "restore": ["anywhere"]},
+        {"places": []},
+    ]
+    for options in wrong:
         with pytest.raises(UsageError):
-            make()
+            pii(**options)
 
 
 @pytest.mark.parametrize(

@@ -349,12 +349,16 @@ def test_arguments_are_found_wherever_they_are(arguments: Any, why: str | None) 
 def test_predicates_of_ones_own() -> None:
     """True and None are fine; False and a text are not; anything else is an error, not a yes."""
     for answer, kind in ((True, Allow), (None, Allow), (False, Reject), ("no!", Reject)):
-        guard = tools(arguments={"send_mail": {"to": lambda _, a=answer: a}})
+        guard = tools(arguments={"send_mail": {"to": _saying(answer)}})
         assert isinstance(guard.check({"to": "x"}, CALL), kind)
     with pytest.raises(TypeError, match="gave 1"):
-        tools(arguments={"send_mail": {"to": lambda _: 1}}).check({"to": "x"}, CALL)
+        tools(arguments={"send_mail": {"to": _saying(1)}}).check({"to": "x"}, CALL)
     several = tools(arguments={"send_mail": {"to": [shorter_than(5), matches("[a-z]+")]}})
     assert isinstance(several.check({"to": "a1"}, CALL), Reject)
+
+
+def _saying(answer: Any) -> Predicate:
+    return lambda value: answer
 
 
 def test_too_deep_or_too_large_is_no_yes() -> None:
