@@ -306,7 +306,7 @@ def test_a_guard_may_fail_open(tmp_path: Path, server: Server, effects: Effects)
 
     @guard(*PLACES, fail="open")
     def check(value: Any, context: GuardContext) -> Any:
-        return None if context.place == "tool_call" else {}["no such key"]
+        return None if context.place == "tool_call" else 1 / 0
 
     journal = tmp_path / "runs.db"
     crew = harden(make_crew(server, effects), journal=journal, guards=[check])

@@ -15,6 +15,7 @@ from crewai_prod.journal import SqliteJournal, new_owner
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
+    GuardRecord,
     Lease,
     MessageRecord,
     NewRun,
@@ -24,6 +25,7 @@ from crewai_prod.records import (
     TaskRecord,
     TaskStatus,
     Usage,
+    VerdictKind,
 )
 
 LEASE_SECONDS = 600.0
@@ -131,6 +133,26 @@ def question(**changes: Any) -> ApprovalRecord:
         "asked_at": 5.0,
     }
     return ApprovalRecord(**(values | changes))
+
+
+def verdict(**changes: Any) -> GuardRecord:
+    """What a guard has said of a tool call."""
+    values: dict[str, Any] = {
+        "scope": "tasks/0/Cashier",
+        "step_id": f"{1:016x}",
+        "place": "tool_call",
+        "tool": "charge",
+        "guard": "amounts",
+        "version": "1",
+        "verdict": VerdictKind.MODIFY,
+        "judged": "d1",
+        "reason": "too much",
+        "value": '{"value":{"amount":1}}',
+        "at": 5.0,
+        "duration_ms": 0.5,
+        "epoch": 1,
+    }
+    return GuardRecord(**(values | changes))
 
 
 def take(journal: SqliteJournal, run_id: str = "r", **changes: Any) -> Lease:

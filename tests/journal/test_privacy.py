@@ -26,6 +26,7 @@ from tests.journal.support import (
     step,
     take,
     task,
+    verdict,
 )
 
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -76,6 +77,7 @@ def _write_canaries(path: Path, key: str | None) -> None:
     )
     journal.save_task(lease, task(output=secret, error=secret, parts=secret))
     journal.answer(journal.ask(lease, question(arguments=secret)), secret)
+    journal.add_verdicts(lease, [verdict(reason=secret, value=secret)])
     journal.finish_run(lease, RunStatus.FAILED, result=secret, error=secret)
 
 
@@ -96,6 +98,8 @@ def test_an_encrypted_journal_shows_no_payload(path: Path) -> None:
     assert journal.conversation("r", "m1") == [{"c": CANARY}]
     (asked,) = journal.approvals("r")
     assert (asked.arguments, asked.answer) == (secret, secret)
+    (said,) = journal.verdicts("r")
+    assert (said.reason, said.value) == (secret, secret)
     assert journal.runs()[0].error == secret
     opened = journal.open_run(new_run(), run.owner or take(journal, "s").owner, lease_seconds=9)
     assert opened.steps[0].error == secret
