@@ -377,6 +377,9 @@ class Guarding:
             if self._run.stopped is not None and self._run.refused(error):
                 raise self._run.stopped from error
             reason = f"{type(error).__name__}: {codec.text_of(error)}"
+            if guard.fail == "closed":  # what a model told it may be what it could not judge by
+                asked = self._run.recorded(_beside(guard, at.scope, judged))
+                self._run.have_redone([step.step_id for step in asked])
         record = GuardRecord(
             scope=at.scope.path,
             step_id=at.step_id,
@@ -398,7 +401,7 @@ class Guarding:
     def _call(
         self, guard: Guard, value: Any, context: GuardContext, scope: Scope, judged: str
     ) -> Verdict:
-        beside = replace(scope.beside(f"guard.{guard.name}", judged), follow=False)
+        beside = _beside(guard, scope, judged)
         loop, home = _home.get(), _home.set(None)
         work = _at_work.set(True)
         try:
@@ -547,6 +550,11 @@ def _awaited(said: Any, home: asyncio.AbstractEventLoop | None) -> Verdict:
     context = contextvars.copy_context()
     with ThreadPoolExecutor(1, thread_name_prefix="crewai-prod-guard") as alone:
         return alone.submit(context.run, asyncio.run, wait()).result()
+
+
+def _beside(guard: Guard, scope: Scope, judged: str) -> Scope:
+    """Where a guard does what it does to judge a value."""
+    return replace(scope.beside(f"guard.{guard.name}", judged), follow=False)
 
 
 def _digest(value: Any) -> str:
