@@ -30,6 +30,7 @@ from crewai_prod.guards._types import (
     Reject,
     Verdict,
 )
+from crewai_prod.guards._versions import version_of
 from crewai_prod.guards._views import INVISIBLE, readings
 from crewai_prod.guards.taint import MARKED
 
@@ -162,7 +163,8 @@ def injection(
     """A guard over what tools return: data to the model, and nobody's orders.
 
     Invisible and control characters are taken out. If orders to the model are found, or something
-    hidden in such characters, the task counts as tainted from then on: see `taint`.
+    hidden in such characters, the task counts as tainted from then on: see `taint`. The marks would
+    stand in the answer of a tool whose result is the answer (`result_as_answer`): leave those out.
 
     Args:
         action: Where orders are found: `mark` puts the text between marks that say what was found;
@@ -195,7 +197,8 @@ def injection(
         made = _marked(value, context, reason, everyone)
         return Allow() if made is value else Modify(made, reason or MARKED)
 
-    return Guard(name, check, frozenset(places), order=order)
+    version = version_of("1", action, delimit, about)
+    return Guard(name, check, frozenset(places), version, order)
 
 
 def _marked(value: Any, context: GuardContext, reason: str, everyone: bool) -> Any:

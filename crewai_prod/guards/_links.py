@@ -30,6 +30,7 @@ from crewai_prod.guards._types import (
     Verdict,
 )
 from crewai_prod.guards._urls import Hosts, Unclear, read_url
+from crewai_prod.guards._versions import version_of
 from crewai_prod.guards._views import in_plain_letters, readings, without_entities
 from crewai_prod.redact import find_secrets
 
@@ -191,7 +192,8 @@ def urls(
             return Modify(rewritten(value, lambda text, _: _without(text, find(text))), told)
         return Reject(f"{told} Leave it out.") if action == "reject" else Escalate(told)
 
-    return Guard(name, check, frozenset(places), order=order)
+    said = (allow_hosts, action, len(known), active)
+    return Guard(name, check, frozenset(places), version_of("1", *said), order)
 
 
 def _without(text: str, found: list[Found]) -> str:

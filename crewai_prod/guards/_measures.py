@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from crewai_prod.errors import UsageError
 from crewai_prod.guards._texts import texts
 from crewai_prod.guards._types import Allow, Guard, GuardContext, Place, Reject, Verdict
+from crewai_prod.guards._versions import version_of
 
 _OUTPUTS: Final[tuple[Place, ...]] = ("task_output", "final_output")
 _WORD: Final = re.compile(r"\w+(?:[-'\u2019]\w+)*")
@@ -61,7 +62,7 @@ def length(
             return Reject(f"It has {count} {unit}; there may be at most {max}.")
         return Allow()
 
-    return Guard(name, check, frozenset(places), order=order)
+    return Guard(name, check, frozenset(places), version_of("1", min, max, unit), order)
 
 
 def script(
@@ -96,7 +97,7 @@ def script(
         most = counted.most_common(1)[0][0].lower()
         return Reject(f"It is not written in {' or '.join(sorted(scripts))} letters, but {most}.")
 
-    return Guard(name, check, frozenset(places), order=order)
+    return Guard(name, check, frozenset(places), version_of("1", wanted, share), order)
 
 
 @lru_cache(maxsize=8192)
@@ -139,7 +140,7 @@ def language(
             return Allow()
         return Reject(f"It is written in {found!r}; it must be in {' or '.join(sorted(wanted))}.")
 
-    return Guard(name, check, frozenset(places), order=order)
+    return Guard(name, check, frozenset(places), version_of("1", wanted, detect), order)
 
 
 def _library() -> Callable[[str], str]:

@@ -19,6 +19,7 @@ from crewai_prod.guards._replacing import (
 )
 from crewai_prod.guards._shapes import FINDERS
 from crewai_prod.guards._types import Guard, Place
+from crewai_prod.guards._versions import version_of
 from crewai_prod.guards._views import readings
 
 _PLACES: Final[tuple[Place, ...]] = ("model_input", "task_output", "final_output")
@@ -76,7 +77,15 @@ def pii(
     default: Collection[Place] = ("model_input",) if action == "pseudonymise" else _PLACES
     where = default if places is None else places
     return replacing_guard(
-        name, search, action, where, key=key, restore=restore, tools=tools, order=order
+        name,
+        search,
+        action,
+        where,
+        key=key,
+        restore=restore,
+        tools=tools,
+        order=order,
+        version=version_of("1", action, kinds, also, restore, tools),
     )
 
 

@@ -27,6 +27,7 @@ from crewai_prod.guards._types import (
     Reject,
     Verdict,
 )
+from crewai_prod.guards._versions import version_of
 
 _OUTPUTS: Final[tuple[Place, ...]] = ("task_output", "final_output")
 _ANSWER: Final = re.compile(r"\s*\"?(yes|no)\b\"?[\s.:,;-]*(.*)", re.IGNORECASE | re.DOTALL)
@@ -49,7 +50,6 @@ def policy(
     places: Collection[Place] = _OUTPUTS,
     fail: Literal["closed", "open"] = "closed",
     name: str = "policy",
-    version: str = "1",
     order: int = 0,
 ) -> Guard:
     """A guard that asks a second model a question about each text, answered by yes or no.
@@ -64,7 +64,6 @@ def policy(
         places: Where; default outputs of tasks and of the crew.
         fail: What becomes of a text that the model does not judge.
         name: Of the guard.
-        version: Of the question: change it with the question, so that old answers are not followed.
         order: Of the guard.
 
     Raises:
@@ -84,6 +83,8 @@ def policy(
             return Allow()
         return end(f"{question.strip()} {answer.capitalize()}. {reason}".strip())
 
+    asks = getattr(asked, "model", type(asked).__qualname__)
+    version = version_of("1", str(asks), question, refuse_on, action)
     return Guard(name, check, frozenset(places), version, order, fail)
 
 

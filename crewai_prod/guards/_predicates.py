@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from crewai_prod.errors import UsageError
 from crewai_prod.guards._urls import Hosts, Unclear, read_host
+from crewai_prod.guards._versions import made_of
 from crewai_prod.guards._views import INVISIBLE
 
 Predicate = Callable[[Any], bool | str | None]
@@ -44,6 +45,7 @@ def hosts(*names: str, schemes: Iterable[str] = ("https",)) -> Predicate:
     Raises:
         UsageError: One is no host.
     """
+    schemes = frozenset(schemes)
     allowed = Hosts.read(names, schemes)
 
     def check(value: Any) -> str | None:
@@ -58,7 +60,7 @@ def hosts(*names: str, schemes: Iterable[str] = ("https",)) -> Predicate:
             return None if known else f"host {host!r} is not allowed"
         return allowed.refuse(value)
 
-    return check
+    return made_of(check, "hosts", names, sorted(schemes))
 
 
 def inside(*roots: str | PurePath, relative_to: str | PurePath | None = None) -> Predicate:
@@ -92,7 +94,7 @@ def inside(*roots: str | PurePath, relative_to: str | PurePath | None = None) ->
             return None
         return "it is outside of the folders that are allowed"
 
-    return check
+    return made_of(check, "inside", folders, relative_to and os.fspath(relative_to))
 
 
 def _unclear_path(path: str) -> str | None:
@@ -154,7 +156,7 @@ def at_most(most: float | Decimal, *, least: float | Decimal = 0) -> Predicate:
             return f"it is above {most}"
         return f"it is below {least}" if value < least else None
 
-    return check
+    return made_of(check, "at_most", most, least)
 
 
 def _is_number(value: Any) -> bool:
@@ -173,7 +175,7 @@ def one_of(*values: Any) -> Predicate:
             return None
         return f"it is not one of {', '.join(map(repr, values))}"
 
-    return check
+    return made_of(check, "one_of", values)
 
 
 def matches(pattern: str) -> Predicate:
@@ -184,7 +186,7 @@ def matches(pattern: str) -> Predicate:
         fits = isinstance(value, str) and compiled.fullmatch(value)
         return None if fits else "it does not have the form that is allowed"
 
-    return check
+    return made_of(check, "matches", pattern)
 
 
 def shorter_than(characters: int) -> Predicate:
@@ -194,7 +196,7 @@ def shorter_than(characters: int) -> Predicate:
         fits = isinstance(value, str) and len(value) < characters
         return None if fits else f"it is not a text of fewer than {characters} characters"
 
-    return check
+    return made_of(check, "shorter_than", characters)
 
 
 def receivers(*domains: str) -> Predicate:
@@ -222,7 +224,7 @@ def receivers(*domains: str) -> Predicate:
                 return f"{domain!r} is not among the domains that are allowed"
         return None
 
-    return check
+    return made_of(check, "receivers", allowed)
 
 
 def why_not(predicate: Predicate, value: Any) -> str | None:

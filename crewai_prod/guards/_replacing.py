@@ -164,6 +164,7 @@ def replacing_guard(
     restore: Collection[Place],
     tools: Collection[str] | None,
     order: int,
+    version: str,
 ) -> Guard:
     """A guard that does something about what it finds.
 
@@ -187,4 +188,4 @@ def replacing_guard(
         sealer=Sealer(key) if sealing else None,
     )
     check: Check = replacing.check
-    return Guard(name, check, frozenset(places) | back, order=order)
+    return Guard(name, check, frozenset(places) | back, version, order)

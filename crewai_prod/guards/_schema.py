@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from crewai_prod.errors import UsageError
 from crewai_prod.guards._types import Allow, Guard, GuardContext, Modify, Place, Reject, Verdict
+from crewai_prod.guards._versions import version_of
 from crewai_prod.misfits import Misfit, misfits_of, shown, told
 
 _PLACES: Final[tuple[Place, ...]] = ("task_output",)
@@ -70,7 +71,19 @@ def output_schema(
             return Reject(f"It does not have the form that is asked for. {why}")
         return Modify(bare, "taken out of its fence") if fenced else Allow()
 
-    return Guard(name, check, frozenset(places), order=order)
+    return Guard(
+        name, check, frozenset(places), version_of("1", _described(schema), about, strict), order
+    )
+
+
+def _described(schema: Any) -> Any:
+    """What a form is made of: a class of the same name may have other fields tomorrow."""
+    if isinstance(schema, Mapping):
+        return schema
+    try:
+        return TypeAdapter(schema).json_schema()
+    except PydanticInvalidForJsonSchema:
+        return repr(schema)
 
 
 def _read(text: str) -> Any:
@@ -98,10 +111,7 @@ def _no_number(said: str) -> Any:
 
 
 def _said(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deep"
-    text = str(error)
-    return text[:1].lower() + text[1:] if text[1:2].islower() else text
+    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
 
 
 def _by_type(kind: Any, strict: bool) -> _Judge:

@@ -27,6 +27,7 @@ from crewai_prod.guards._replacing import (
     replacing_guard,
 )
 from crewai_prod.guards._types import Guard, Place
+from crewai_prod.guards._versions import version_of
 from crewai_prod.guards._views import BLANKS, View, joined, readings
 from crewai_prod.redact import MARK, find_secrets, is_sensitive, key_shapes
 
@@ -96,7 +97,15 @@ def secrets(
     default: Collection[Place] = ("model_input",) if action == "pseudonymise" else _PLACES
     where = default if places is None else places
     return replacing_guard(
-        name, find, action, where, key=key, restore=restore, tools=tools, order=order
+        name,
+        find,
+        action,
+        where,
+        key=key,
+        restore=restore,
+        tools=tools,
+        order=order,
+        version=version_of("1", action, len(known), restore, tools),
     )
 
 

@@ -13,6 +13,7 @@ from crewai_prod.errors import UsageError
 from crewai_prod.guards._predicates import Predicate, why_not
 from crewai_prod.guards._texts import DEEPEST, as_tree, texts
 from crewai_prod.guards._types import Allow, Escalate, Guard, GuardContext, Reject, Verdict
+from crewai_prod.guards._versions import version_of
 
 Names = Collection[str]
 Rule = Names | Mapping[Literal["allow", "deny"], Names]
@@ -80,7 +81,8 @@ def tools(
         why = rules.refuse(context) or rules.refuse_arguments(value, context)
         return Allow() if why is None else end(why)
 
-    return Guard(name, check, frozenset({"tool_call"}), order=order)
+    said = (allow, deny, agents or {}, tasks or {}, arguments or {}, otherwise)
+    return Guard(name, check, frozenset({"tool_call"}), version_of("1", *said), order)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

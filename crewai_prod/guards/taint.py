@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from crewai_prod.guards._types import Allow, Escalate, Guard, GuardContext, Verdict
+from crewai_prod.guards._versions import version_of
 
 MARKED: Final = "marked as untrusted"
 """All that an injection guard says of a text in which it has found nothing."""
@@ -99,4 +100,5 @@ def taint(
             f"{shown}{f' and {more} more' if more > 0 else ''}."
         )
 
-    return Guard(name, check, frozenset({"tool_call"}), order=order)
+    version = version_of("1", about, free)
+    return Guard(name, check, frozenset({"tool_call"}), version, order)
