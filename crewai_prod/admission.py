@@ -49,12 +49,16 @@ class Admission:
         seconds = None if nested else breakers.refuses_tool(tool, options)
         if seconds is None:
             return None
-        with self._lock:
-            self._calls[tool] -= 1
+        self.take_back(tool)
         return ToolUnavailable(
             f"{tool} has failed again and again and is not called for another {seconds:.0f} "
             "seconds. Nothing was done."
         )
+
+    def take_back(self, tool: str) -> None:
+        """A call that was admitted is not made after all."""
+        with self._lock:
+            self._calls[tool] -= 1
 
 
 def _was_called(step: StepRecord) -> bool:

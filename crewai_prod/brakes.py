@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from crewai_prod.budget import (
     SECONDS,
@@ -34,6 +35,7 @@ from crewai_prod.budget import (
     tightest_limit,
     time_spent,
     warned,
+    with_limits,
 )
 from crewai_prod.records import (
     Amounts,
@@ -118,6 +120,8 @@ class Brakes:
         self._lock = threading.Lock()
         self._before = 0.0
         self._began = time.monotonic()
+        self.limits: dict[str, dict[str, Any]] = {}
+        """What people have raised, by the name of the account."""
 
     # -- what there is ----------------------------------------------------------------------------
 
@@ -176,6 +180,8 @@ class Brakes:
             account.label = budget.label or of
             window = f", this {budget.window}" if budget.window else ""
             account.name = f"{account.name}{window} (label {account.label!r})"
+        if account.name in self.limits:
+            account.budget = with_limits(budget, self.limits[account.name])
         with self._lock:
             if any(one.is_like(account) for one in self._accounts):
                 return  # the body around a kickoff is walked again

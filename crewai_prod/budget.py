@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
+from crewai_prod.approval import Approval
 from crewai_prod.errors import UsageError
 from crewai_prod.records import (
     PICO,
@@ -112,8 +113,9 @@ class Budget:
         per_call_input_tokens: What one model call may be sent at most, as it is estimated.
         warn_at: From which part of a limit on a line `budget.warning` is logged, once.
         on_limit: What happens before the call that would pass a limit. `stop`: the run fails with
-            `BudgetExceeded`. `pause`: it is paused, with the same error, and waits for a person.
-            Both can be resumed, with a higher limit. Or a function that is told the `Excess`, and
+            `BudgetExceeded`. `pause`, or an `Approval`: it is paused, with the same error, and a
+            person is asked for a higher limit. Both can be resumed, with a higher limit. Or a
+            function that is told the `Excess`, and
             returns `stop`, `pause`, or a higher `Budget` to go on with (not of time: what is at
             work knows by then when to end).
         window: `hour`, `day` or `month` (UTC): the limits are for what all runs take in it.
@@ -134,7 +136,7 @@ class Budget:
     max_seconds: float | None = None
     per_call_input_tokens: int | None = None
     warn_at: float = 0.8
-    on_limit: str | Callable[[Excess], Decision] = "stop"
+    on_limit: str | Approval | Callable[[Excess], Decision] = "stop"
     window: Window | None = None
     label: str | None = None
     limits: Mapping[str, int] = field(init=False, repr=False, compare=False)
@@ -153,9 +155,12 @@ class Budget:
             raise UsageError(f"Budget(max_seconds={seconds!r}): more than 0 seconds, or None.")
         if not (_is_number(self.warn_at) and 0 < self.warn_at <= 1):
             raise UsageError(f"Budget(warn_at={self.warn_at!r}): a part, more than 0, at most 1.")
-        if self.on_limit not in ("stop", "pause") and not callable(self.on_limit):
+        if isinstance(self.on_limit, Approval):
+            self._check_approval(self.on_limit)
+        elif self.on_limit not in ("stop", "pause") and not callable(self.on_limit):
             raise UsageError(
-                f"Budget(on_limit={self.on_limit!r}): there are 'stop', 'pause' and a function."
+                f"Budget(on_limit={self.on_limit!r}): there are 'stop', 'pause', an Approval and a "
+                "function."
             )
         if self.window is not None and self.window not in _WINDOWS:
             raise UsageError(f"Budget(window={self.window!r}): there are hour, day and month.")
@@ -179,6 +184,15 @@ class Budget:
             now: The time; windows begin with the clock and the calendar, in UTC.
         """
         return Pot(label=self.label or otherwise, since=_first_hour(self.window, now))
+
+    def _check_approval(self, approval: Approval) -> None:
+        """Only a person can say what a higher limit is."""
+        of_tools = approval.above or approval.first_use or approval.after_taint
+        if of_tools or approval.on_expiry == "approved":
+            raise UsageError(
+                f"Budget(on_limit={approval!r}): of an Approval, `who` and `expires` are for "
+                "budgets; nobody's answer raises no limit."
+            )
 
     def _checked(self, name: str, value: Any) -> int | None:
         if value is None:
@@ -533,6 +547,20 @@ def raised(budget: Budget, given: Any) -> Decision:
     if isinstance(given, Budget):
         return replace(given, window=budget.window, label=budget.label)
     raise UsageError(f"on_limit returned {given!r}, not 'stop', 'pause' or a Budget.")
+
+
+def with_limits(budget: Budget, limits: Mapping[str, Any]) -> Budget:
+    """A budget with the limits that a person has raised; none is lowered by it."""
+    higher = {
+        name: value
+        for name, value in limits.items()
+        if (now := getattr(budget, name)) is not None and _decimal(value) > _decimal(now)
+    }
+    return replace(budget, **higher)
+
+
+def _decimal(value: Any) -> Decimal:
+    return Decimal(str(value))
 
 
 def _several(said: Any, of: str) -> tuple[Budget, ...]:

@@ -15,6 +15,10 @@ make it succeed.
         RunCancelled             somebody cancelled the run
         RunInterrupted           the process was asked to end
         RunPaused                the run waits for a person
+          ApprovalRequired       it waits for a person's word on something it is about to do
+        ApprovalNotFound         no question of this number is in the journal
+        ApprovalClosed           a question that was answered, or is not open any more
+        AnswerNotAllowed         somebody who may not answer this question has answered it
         ReplayOnly               a finished run was asked for something it does not hold
       JournalError
         JournalUnavailable       it cannot be opened, read or written now
@@ -27,6 +31,7 @@ make it succeed.
         ToolTimeout              a tool did not return in time
         ToolUnavailable          what a tool needs is not there now
         ToolRejected             a call that is not allowed (any more)
+          ApprovalRejected       a call that a person has rejected
         ToolCrashed              a tool raised something it does not document
         ToolFailed               a tool that had to succeed failed, and nothing made it good
         ToolOutcomeUnknown       a tool may or may not have acted (a `RunPaused`)
@@ -44,8 +49,8 @@ make it succeed.
         DeadlineExceeded         an agent's `max_execution_time` is over
         ModelUnpriced            nobody knows what a model costs, and such models are not called
       GuardError
-        GuardRejected            an answer was checked, and is not good enough
-        GuardUnavailable         an answer could not be checked; that does not make it bad
+        GuardRejected            a value was checked, and may not pass
+        GuardUnavailable         a value could not be checked; that does not make it bad
       OutputInvalid              the answer is not in the form that the task asks for
 """
 
@@ -193,6 +198,37 @@ class RunPaused(RunError):
     actor: ClassVar[Actor] = "operator"
 
 
+class ApprovalRequired(RunPaused):
+    """A person has to say whether this may be done. Nothing of it has happened yet.
+
+    Answer with the command `fields["approve"]` or `fields["reject"]`, with `crewai_prod.approve` or
+    `crewai_prod.reject`, then resume the run: it goes on at that step. Fields: `id` (of the
+    question), `kind`, `why`, `tool`, `arguments` (JSON, without secrets), `who` and `expires_at`.
+    """
+
+
+class ApprovalNotFound(RunError):
+    """The journal holds no question of this number. `crewai-prod approvals` lists those it does."""
+
+    actor: ClassVar[Actor] = "operator"
+
+
+class ApprovalClosed(RunError):
+    """The question is not open any more. This answer changes nothing.
+
+    Somebody has answered it (`fields["verdict"]`, `fields["by"]`), nobody did in time and its
+    default counts, or its run has ended.
+    """
+
+    actor: ClassVar[Actor] = "operator"
+
+
+class AnswerNotAllowed(RunError):
+    """Whoever answered is not among those who may. The question is still open."""
+
+    actor: ClassVar[Actor] = "operator"
+
+
 class JournalError(CrewProdError):
     """The journal cannot do what was asked."""
 
@@ -261,6 +297,10 @@ class ToolUnavailable(ToolError):
 
 class ToolRejected(ToolError):
     """This call is not allowed: the tool may be called so often and no more, or not at all now."""
+
+
+class ApprovalRejected(ToolRejected):
+    """A person has rejected this call. Nothing was done. Go on without it, or do as they say."""
 
 
 class ToolCrashed(ToolError):
@@ -388,15 +428,20 @@ class GuardError(CrewProdError):
 
 
 class GuardRejected(GuardError, ValueError):
-    """An answer was checked and is not good enough, after all the tries that the task allows.
+    """A value was checked and may not pass; an answer not after all the tries that it was allowed.
 
-    `fields["attempts"]` says how many answers were checked. Resuming asks for the last one anew. It
-    is a `ValueError` because that is what CrewAI raises for an agent that is kicked off by itself.
+    `fields["attempts"]` says how many answers were checked: resuming asks for the last one anew. If
+    a guard (`fields["guard"]`, at `fields["place"]`) rejects what is no model's answer, it has
+    spoken: resume with a new version of it. It is a `ValueError` because that is what CrewAI raises
+    for an agent that is kicked off by itself.
     """
 
 
 class GuardUnavailable(GuardError):
-    """An answer could not be checked. That does not make it bad: resume to check it again."""
+    """A value could not be checked. That does not make it bad: resume to check it again.
+
+    `fields["guard"]` names the guard, if it is one that `harden` was given.
+    """
 
     retryable: ClassVar[bool] = True
 

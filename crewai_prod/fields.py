@@ -105,6 +105,13 @@ BUDGET_LIMIT: Final = "budget.limit"  # ours: its name, such as max_usd
 BUDGET_MOST: Final = "budget.most"  # ours: its value
 BUDGET_SPENT: Final = "budget.spent"  # ours: how much of it is spent
 BUDGET_SCOPE: Final = "budget.scope"  # ours: on what it is: run, task, agent or label
+APPROVAL_ID: Final = "approval.id"  # ours: of the question, as in the journal
+APPROVAL_KIND: Final = "approval.kind"  # ours: what is asked about: tool, budget, guard ...
+APPROVAL_WHY: Final = "approval.why"  # ours: what made it a question
+APPROVAL_STATUS: Final = "approval.status"  # ours: answered or expired
+APPROVAL_VERDICT: Final = "approval.verdict"  # ours: what was decided
+APPROVAL_BY: Final = "approval.by"  # ours: who has answered
+APPROVAL_EDITED: Final = "approval.edited"  # ours: whether they changed what was asked about
 
 # -- what a guard has said, on guard.verdict ------------------------------------------------------
 
@@ -112,7 +119,7 @@ GUARD_NAME: Final = "guard.name"  # ours: the guard
 GUARD_VERSION: Final = "guard.version"  # ours: of its rules
 GUARD_PLACE: Final = "guard.place"  # ours: where it judges, such as tool_call
 GUARD_SAID: Final = "guard.said"  # ours: allow, modify, reject, escalate or unavailable
-GUARD_REASON: Final = "guard.reason"  # ours: why, without secrets
+GUARD_REASON: Final = "guard.reason"  # ours: why, without secrets; with content only
 
 # -- totals of a run, on run.finished -------------------------------------------------------------
 
@@ -152,6 +159,7 @@ WARNING: Final = "warning"  # something a person should know
 BUDGET_WARNING: Final = "budget.warning"  # much of a limit is spent
 GUARD_VERDICT: Final = "guard.verdict"  # a guard has judged
 APPROVAL_REQUESTED: Final = "approval.requested"  # a person is asked
+APPROVAL_APPLIED: Final = "approval.applied"  # what a person has decided is done
 
 # -- values ---------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import contextvars
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -179,7 +179,9 @@ class Guarding:
         joined = [one for one in self._joined if one.covers(scope)] if of is None else [of]
         if len(joined) == 1:
             return joined[0].chains.get(place, ())
-        found = dict.fromkeys(guard for one in joined for guard in one.chains.get(place, ()))
+        found: list[Guard] = []
+        for one in joined:
+            found += _told_apart(one, found, place)
         return tuple(sorted(found, key=lambda one: one.order))
 
     def _name(self, scope: Scope) -> str | None:
@@ -433,16 +435,11 @@ class Guarding:
 
         Raises:
             Refusal: The person does not.
-            CrewProdError: The person has not answered yet, and the run is stopped; or there is
-                nobody to be asked.
+            CrewProdError: The person has not answered yet, and the run is stopped.
         """
-        refusal = Refusal(guard.name, place, reason)
-        approving: Any = getattr(self._run, "approving", None)
-        if approving is None:
-            raise self.rejected(refusal, at)
         tree = codec.to_tree(value)
         shown = redact(mask(tree, at.sensitive) if at.sensitive else tree)
-        decision = approving.ask(
+        decision = self._run.approving.ask(
             at.scope,
             kind="guard",
             why="guard",
@@ -455,9 +452,12 @@ class Guarding:
             raise Refusal(guard.name, place, decision.note or reason)
         if decision.edited is None:
             return value
-        if not fits(place, decision.edited):
+        edited = decision.edited
+        if place == "tool_call" and isinstance(edited, dict):
+            edited = {**value, **edited}  # those that change, as with any approval of a call
+        if not fits(place, edited):
             raise self.unusable(place, at, "what a person has put in its place has another form.")
-        return decision.edited
+        return edited
 
     def _unavailable(self, message: str, at: At, guard: str | None = None) -> CrewProdError:
         error = GuardUnavailable(
@@ -500,6 +500,16 @@ class Guarding:
         said.clear()
         if at_once:
             self.flush()
+
+
+def _told_apart(joined: _Joined, others: Sequence[Guard], place: str) -> Iterator[Guard]:
+    """The guards of a kickoff but those that judge already, under names that no other one has."""
+    names = {one.name for one in others}
+    for guard in joined.chains.get(place, ()):
+        if guard in others:
+            continue
+        taken = guard.name in names
+        yield replace(guard, name=f"{guard.name} ({joined.name})") if taken else guard
 
 
 def _read(verdict: Any, place: Place, value: Any) -> tuple[VerdictKind, str, str | None]:

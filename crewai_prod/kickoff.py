@@ -19,8 +19,9 @@ import orjson
 from crewai_prod.alerting import tell
 from crewai_prod.budget import seconds_at_work
 from crewai_prod.deadlines import left
-from crewai_prod.errors import CrewProdError, JournalError, ReplayOnly
+from crewai_prod.errors import CrewProdError, JournalError, ReplayOnly, UsageError
 from crewai_prod.failures import describe
+from crewai_prod.notices import teller
 from crewai_prod.options import Options
 from crewai_prod.records import Opened, RunStatus
 from crewai_prod.replay import TaskDefinition, plan_tasks
@@ -64,6 +65,7 @@ class Kickoff:
         """
         journal = self.run.journal
         self.run.bill.prices = self.options.prices
+        self._approve([one.name for one in definitions])
         request = RunRequest(
             run_id=self.run_id,
             kind=self.kind,
@@ -81,11 +83,28 @@ class Kickoff:
         _watch(self.run)
         return opened
 
+    def _approve(self, tasks: Sequence[str]) -> None:
+        """Have people asked as the options say.
+
+        Raises:
+            UsageError: The output of a task needs approval that is not there: a name is wrong.
+        """
+        approving, options = self.run.approving, self.options
+        wrong = sorted(set(options.approvals) - set(tasks))
+        if wrong and self.kind in ("crew", "agent"):
+            raise UsageError(f"approvals={wrong}: there are no such tasks, but {sorted(tasks)}.")
+        approving.terminal = options.human == "terminal"
+        approving.outputs = options.approvals
+        if options.notify is not None:
+            approving.tell = teller(options.notify)
+
     def _brake(self, opened: Opened) -> None:
         """Hold the run to its budgets, all its sessions together."""
         brakes, plans = self.run.braking.brakes, self.run.plans.values()
         crew = self.kind == "crew"
         tasks = {one.definition.name: f"tasks/{one.definition.position}" for one in plans}
+        if not opened.created:
+            self.run.braking.take_up(self.run.journal.approvals(self.run.run_id))
         brakes.join(
             self.options.budgets,
             of=f"{self.kind}/{self.name or ''}",

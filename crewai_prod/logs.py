@@ -34,6 +34,7 @@ from crewai_prod.alerts import Alert
 from crewai_prod.budget import Excess
 from crewai_prod.errors import UsageError
 from crewai_prod.records import (
+    ApprovalRecord,
     AttemptRecord,
     Cost,
     GuardRecord,
@@ -499,7 +500,7 @@ class RunLog:
                 fields.GUARD_VERSION: record.version,
                 fields.GUARD_PLACE: record.place,
                 fields.GUARD_SAID: record.verdict.value,
-                fields.GUARD_REASON: record.reason,
+                **self._shown({fields.GUARD_REASON: record.reason}),
                 fields.DURATION_MS: _rounded(record.duration_ms),
                 fields.SCOPE: record.scope,
                 fields.STEP_ID: record.step_id,
@@ -508,6 +509,22 @@ class RunLog:
                 fields.AGENT_NAME: agent,
             },
         )
+
+    def approval_requested(self, asked: ApprovalRecord) -> None:
+        """A person is asked; what about is shown with `content` only."""
+        line = {**_question(asked), **self._shown({fields.TOOL_ARGUMENTS: asked.arguments})}
+        self.emit(fields.APPROVAL_REQUESTED, "warning", **line)
+
+    def approval_applied(self, asked: ApprovalRecord, *, edited: bool) -> None:
+        """The run goes on as a person has decided, or as counts because nobody has."""
+        line = {
+            **_question(asked),
+            fields.APPROVAL_STATUS: asked.status,
+            fields.APPROVAL_VERDICT: asked.verdict,
+            fields.APPROVAL_BY: asked.answered_by,
+            fields.APPROVAL_EDITED: edited or None,
+        }
+        self.emit(fields.APPROVAL_APPLIED, **line)
 
     def warning(self, message: str, *, event: str = fields.WARNING, **more: Any) -> None:
         """Something a person should know, in a sentence without prompts, arguments or results."""
@@ -556,6 +573,18 @@ def _task(task: str, position: int, agent: str | None) -> dict[str, Any]:
         fields.TASK: task,
         fields.TASK_POSITION: position,
         fields.AGENT_NAME: agent,
+    }
+
+
+def _question(asked: ApprovalRecord) -> dict[str, Any]:
+    return {
+        fields.APPROVAL_ID: asked.id,
+        fields.APPROVAL_KIND: asked.kind,
+        fields.APPROVAL_WHY: asked.why,
+        fields.TOOL_NAME: asked.tool,
+        fields.STEP_ID: asked.step_id,
+        fields.TASK: asked.task,
+        fields.AGENT_NAME: asked.agent,
     }
 
 

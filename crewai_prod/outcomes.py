@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 
 from crewai_prod import codec
+from crewai_prod.approval import UNKNOWN
 from crewai_prod.journal import Journal
-from crewai_prod.records import StepRecord
+from crewai_prod.records import Ruling, StepRecord
 from crewai_prod.steps import idempotency_key
 from crewai_prod.tooling import Outcome, ToolOptions
 
@@ -65,7 +66,11 @@ def _by_policy(policy: UnknownPolicy, step: str) -> Outcome:
 def _answered(journal: Journal, run_id: str, step: StepRecord) -> Outcome | None:
     """What a person said about this try."""
     for approval in journal.approvals(run_id):
-        about = approval.step_id == step.step_id and approval.asked_at >= step.started_at
+        about = (
+            approval.kind == UNKNOWN
+            and approval.step_id == step.step_id
+            and approval.asked_at >= step.started_at
+        )
         if about and approval.answer is not None:
             said = orjson.loads(approval.answer)
             if said["decision"] == "done":
@@ -75,9 +80,12 @@ def _answered(journal: Journal, run_id: str, step: StepRecord) -> Outcome | None
 
 
 def _close_question(journal: Journal, run_id: str, step: str, outcome: Outcome) -> None:
+    """Note what was settled; what a person has said in the same moment stays."""
     said: dict[str, Any] = {"decision": _DECISIONS[outcome.kind]}
     if outcome.kind == "done":
         said["result"] = codec.to_tree(outcome.result)
+    answer = orjson.dumps(said).decode()
+    ruling = Ruling(status="answered", verdict=said["decision"], answer=answer)
     for approval in journal.approvals(run_id, status="open"):
-        if approval.step_id == step:
-            journal.answer(approval.id, orjson.dumps(said).decode())
+        if approval.step_id == step and approval.kind == UNKNOWN:
+            journal.answer(approval.id, lambda question, status: ruling)

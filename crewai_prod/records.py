@@ -441,8 +441,22 @@ class AttemptRecord:
 class ApprovalRecord:
     """A question to a person, as a durable row.
 
-    `answer` is JSON: `{"decision": "done", "result": ...} | {"decision": "rerun"} |
-    {"decision": "fail"}` for `kind="unknown_outcome"`.
+    Attributes:
+        kind: `tool`, `task_output`, `budget`, `guard`, `human_input`, `feedback`, `question` or
+            `unknown_outcome`.
+        status: `open`, `answered`, `expired` (its default was taken) or `closed` (its run ended).
+        arguments: JSON of what is asked about, without secrets.
+        answer: JSON: `{"decision", "edited", "note", "result"}`, what was not said left out.
+        scope: Path of where in the run it came up.
+        why: What made it a question, such as `declared`, `amount` or `guard`.
+        about: Digest of what is asked; with run, scope and kind it is the question's identity.
+        who: JSON list of the names that may answer; None: anybody.
+        on_expiry: `approved` or `rejected`: what counts when nobody has answered in time.
+        verdict: `approved` or `rejected`; of an unknown outcome `done`, `rerun` or `fail`.
+        holds: What an approval covers besides this question: `run` or `tool`, until `holds_until`.
+        notified_at: When somebody was told of it, or was about to be.
+        form: JSON schema of the arguments, for those who change them.
+        remark: What a person should know besides.
     """
 
     id: int
@@ -456,6 +470,32 @@ class ApprovalRecord:
     expires_at: float | None = None
     answer: str | None = None
     answered_at: float | None = None
+    scope: str | None = None
+    task: str | None = None
+    agent: str | None = None
+    why: str | None = None
+    about: str | None = None
+    who: str | None = None
+    on_expiry: str | None = None
+    verdict: str | None = None
+    answered_by: str | None = None
+    holds: str | None = None
+    holds_until: float | None = None
+    notified_at: float | None = None
+    form: str | None = None
+    remark: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """What becomes of an open question."""
+
+    status: str
+    verdict: str
+    answer: str
+    by: str | None = None
+    holds: str | None = None
+    holds_until: float | None = None
 
 
 class VerdictKind(StrEnum):

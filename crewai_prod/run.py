@@ -23,6 +23,8 @@ import orjson
 
 from crewai_prod import _faults, codec, deadlines
 from crewai_prod.admission import Admission
+from crewai_prod.approval import Form
+from crewai_prod.approving import Approving
 from crewai_prod.bill import Bill
 from crewai_prod.braking import Braking
 from crewai_prod.concealing import mask
@@ -44,7 +46,6 @@ from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
 from crewai_prod.outcomes import UnknownPolicy, settle
 from crewai_prod.records import (
-    ApprovalRecord,
     AttemptRecord,
     Lease,
     MessageRecord,
@@ -174,6 +175,7 @@ class Run:
         self.bill = Bill()
         self.braking = Braking(self, self._write)
         self.guarding = Guarding(self, self._write, in_guard)
+        self.approving = Approving(self, self._write)
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
         self._redo: set[str] = set()
@@ -548,6 +550,7 @@ class Run:
         arguments: Mapping[str, Any],
         options: ToolOptions,
         kind: StepKind = StepKind.TOOL,
+        form: Form | None = None,
     ) -> Ticket:
         """Identify a call, look it up, and commit the intent of one that acts on the world.
 
@@ -557,15 +560,17 @@ class Run:
             arguments: What it is called with.
             options: What is declared about it; without an effect it counts as a write.
             kind: `TOOL`, `FUNCTION` or `HUMAN`.
+            form: How its arguments have to be, where a person may change them.
 
         Raises:
+            ApprovalRequired: A person has to agree, and nobody has yet; the run waits for that.
             ToolOutcomeUnknown: It was started in an earlier session, nobody can tell whether it
                 acted, and the run now waits for a person.
             BudgetExceeded: It would pass a limit, or the time of the run is over.
             CrewProdError: The run was stopped, or the intent could not be committed.
         """
         ticket = self.find_tool(scope, name, arguments, options, kind)
-        self.admit_tool(ticket, arguments, options)
+        self.admit_tool(ticket, arguments, options, form=form)
         return ticket
 
     def find_tool(
@@ -597,6 +602,7 @@ class Run:
         arguments: Mapping[str, Any],
         options: ToolOptions,
         refusal: ToolError | None = None,
+        form: Form | None = None,
     ) -> None:
         """The second half: settle what was left open, and commit the intent of what acts.
 
@@ -605,6 +611,7 @@ class Run:
             arguments: What it is called with; guards may have modified them.
             options: What is declared about the tool.
             refusal: Why it may not be called; it is recorded and told, unless it was called before.
+            form: How its arguments have to be, where a person may change them.
 
         Raises:
             CrewProdError: See `begin_tool`.
@@ -612,9 +619,11 @@ class Run:
         tree = codec.to_tree(dict(arguments))
         shown = mask(tree, options.sensitive) if options.sensitive else tree
         ticket.arguments = orjson.dumps(shown).decode()
-        record = ticket.record
+        record, passed = ticket.record, dict(arguments)
+        if record is not None and ticket.recorded is None:
+            passed = self.approving.changed(ticket, passed, options, form)
         if record is not None and record.status is StepStatus.STARTED and ticket.effect == "write":
-            self._settle(ticket, record, dict(arguments), options)
+            self._settle(ticket, record, passed, options)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=False)
         elif self.replay_only is not None:
@@ -623,10 +632,12 @@ class Run:
             self.braking.in_time(ticket.scope)
             if refusal is not None:
                 self._refuse(ticket, refusal)
-            elif self._admit(ticket, options) and ticket.effect == "write":
+            elif self._admit(ticket, options, passed, form) and ticket.effect == "write":
                 self._intend(ticket)
 
-    def _admit(self, ticket: Ticket, options: ToolOptions) -> bool:
+    def _admit(
+        self, ticket: Ticket, options: ToolOptions, arguments: dict[str, Any], form: Form | None
+    ) -> bool:
         """Whether a call may be made; one that may not is committed as refused, and told."""
         record = ticket.record
         if ticket.kind is not StepKind.TOOL or (record and record.effect != REFUSED):
@@ -634,8 +645,11 @@ class Run:
         nested = ticket.effect == "nested"
         refusal = self._admission.refusal(ticket.name, options, nested=nested)
         if refusal is None:
-            self.braking.afford(ticket)
-            return True
+            refusal = self.approving.admit(ticket, arguments, options, form)
+            if refusal is None:
+                self.braking.afford(ticket)
+                return True
+            self._admission.take_back(ticket.name)
         self._refuse(ticket, refusal)
         return False
 
@@ -710,23 +724,14 @@ class Run:
         Returns:
             The refusal, stored on the run.
         """
-        approval = ApprovalRecord(
-            id=0,
-            run_id=self.run_id,
-            step_id=ticket.step_id,
-            kind="unknown_outcome",
-            tool=ticket.name,
-            arguments=ticket.arguments,
-            status="open",
-            asked_at=time.time(),
-        )
-        self._write(lambda: self.journal.ask(self.lease, approval))
+        question = self.approving.about_outcome(ticket)
         error = ToolOutcomeUnknown(
             f"Tool {ticket.name!r} was started and {why}: whether it acted is not known.",
             task=ticket.scope.task_name,
             agent=ticket.scope.agent,
             step_id=ticket.step_id,
             reason="unknown outcome",
+            id=question.id,
             tool=ticket.name,
             arguments=ticket.arguments,
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from crewai_prod.approval import Approval
 from crewai_prod.errors import UsageError
 from crewai_prod.retry import Retry
 
@@ -72,6 +73,8 @@ class ToolOptions:
         strict: Whether arguments must have their types. False: `"5"` will do for 5.
         untrusted: Strangers may have a say in what it returns: pages, mails, files, search results.
             What the task does from then on counts as tainted (see `guards.taint`).
+        approval: Whether a person has to agree before it is called: True (always), or an
+            `Approval`.
     """
 
     effect: Effect | None = None
@@ -86,6 +89,7 @@ class ToolOptions:
     result_schema: Any = None
     strict: bool = True
     untrusted: bool = False
+    approval: Approval | None = None
 
     def over(self, other: ToolOptions) -> ToolOptions:
         """These options where they say something, the other ones where they do not.
@@ -119,7 +123,11 @@ class ToolOptions:
             holds, expected = _EXPECTED.get(option, (_anything, ""))
             if not holds(value):
                 raise UsageError(f"Tool {name!r} has {option}={value!r}; {expected}.")
-        return cls(**{**declared, "sensitive": _names(declared.get("sensitive"))})
+        read = {
+            "sensitive": _names(declared.get("sensitive")),
+            "approval": Approval.read(declared.get("approval")),
+        }
+        return cls(**{**declared, **read})
 
 
 def _anything(value: Any) -> bool:
@@ -174,6 +182,10 @@ _EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "max_calls": _COUNT,
     "max_output": _COUNT,
+    "approval": (
+        lambda value: value is None or isinstance(value, (bool, Approval)),
+        "it is True, False, or an Approval, for example Approval(above={'amount': 100})",
+    ),
     "sensitive": (_is_names, "it is the name of an argument, or a list of names"),
 }
 """What each option has to be, and how that is said."""

@@ -22,7 +22,8 @@ class Ticket:
 
     `recorded` is the answer of an earlier session; if it is set there is nothing to do. `before` is
     an earlier try that this one replaces, and `record` what the journal held of the step. `model`
-    is who is asked, where that is another model than `name`; `provider` is that one's.
+    is who is asked, where that is another model than `name`; `provider` is that one's. `edited` are
+    a tool's arguments as a person has changed them.
     """
 
     scope: Scope
@@ -38,6 +39,7 @@ class Ticket:
     attempt: int = 1
     request: Request | None = None
     arguments: str | None = None
+    edited: dict[str, Any] | None = None
     effect: str | None = None
     model: str | None = None
     provider: str | None = None

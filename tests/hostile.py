@@ -279,7 +279,7 @@ _JSON_COLUMNS = {
     "steps": ("error", "arguments", "result"),
     "attempts": ("error",),
     "messages": ("body",),
-    "approvals": ("arguments", "answer"),
+    "approvals": ("arguments", "answer", "who", "form"),
 }
 
 

@@ -14,6 +14,7 @@ from crewai.utilities.i18n import I18N_DEFAULT
 from pydantic import BaseModel
 
 from crewai_prod._crewai.agents import in_scope
+from crewai_prod._crewai.approved_outputs import approve_output
 from crewai_prod._crewai.asking import asking
 from crewai_prod._crewai.caching import Caches
 from crewai_prod._crewai.guarded_tasks import last_judged
@@ -183,6 +184,7 @@ class RunTask(Seamed):
             return seam.stored(self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         seam.begin(worker)
+        approve_output(self, seam.run, seam.scope)
         with in_scope(seam.run, seam.scope), asking(seam.run):
             try:
                 output = super()._execute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
@@ -200,6 +202,7 @@ class RunTask(Seamed):
             return await in_thread(seam.stored, self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         await in_thread(seam.begin, worker)
+        approve_output(self, seam.run, seam.scope)
         with in_scope(seam.run, seam.scope), asking(seam.run):
             try:
                 output = await super()._aexecute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]

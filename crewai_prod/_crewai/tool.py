@@ -24,6 +24,7 @@ from crewai_prod._crewai.typed import (
     check_options,
     declared_options,
 )
+from crewai_prod.approval import Approval
 from crewai_prod.arguments import Arguments, closed_model, read_signature
 from crewai_prod.errors import UsageError
 from crewai_prod.results import Results, awaited
@@ -48,6 +49,7 @@ class Options(TypedDict, total=False):
     result_schema: Any
     strict: bool
     untrusted: bool
+    approval: bool | Approval | None
 
 
 _CREWAIS = ("result_as_answer", "max_usage_count")

@@ -12,16 +12,18 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.base_tool import BaseTool
+from pydantic_core import to_jsonable_python
 
 from crewai_prod import codec, complaints
+from crewai_prod._crewai.changing import POSITIONAL, ToolForm
 from crewai_prod._crewai.metering import outside_calls
 from crewai_prod._crewai.places import scope_of
-from crewai_prod._crewai.stop import tool_failure
+from crewai_prod._crewai.stop import is_tool_failure, tool_failure
 from crewai_prod._crewai.tool_results import (
     decode_result,
     encode_result,
@@ -91,19 +93,18 @@ class ToolCall:
     """One call of a tool, between its beginning and its end."""
 
     seam: ToolSeam
-    given: tuple[Any, ...]
-    passed: tuple[tuple[Any, ...], dict[str, Any]]
-    """What the tool is called with: as given, unless guards have modified it."""
+    given: tuple[tuple[Any, ...], dict[str, Any]]
     value: Any = None
     error: Exception | None = None
     settled: bool = False
     workers: list[tuple[str, Exception]] = field(default_factory=list)
     _trying: Trying | None = None
+    _changed: Mapping[str, Any] | None = None
 
     @classmethod
     def begin(cls, seam: ToolSeam, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolCall:
         """Look the call up and commit its intent; settled if there is nothing left to do."""
-        run, call = seam.run, cls(seam=seam, given=(args, kwargs), passed=(args, kwargs))
+        run, call = seam.run, cls(seam=seam, given=(args, kwargs))
         arguments = arguments_of(seam.worker, args, kwargs)
         try:
             scope = scope_of(run, within=seam.within)
@@ -113,17 +114,29 @@ class ToolCall:
                 return call
             ticket = run.find_tool(scope, seam.original.name, arguments, seam.options)
             arguments, refusal = call._judged(ticket, arguments)
-            run.admit_tool(ticket, arguments, seam.options, refusal)
+            form = None
+            if seam.options.approval is not None:
+                form = ToolForm(seam.worker, seam.options.sensitive)
+            run.admit_tool(ticket, arguments, seam.options, refusal, form)
         except CrewProdError as refusal:
             call.value, call.settled = refused(refusal), True
             return call
-        call._trying = Trying(
-            run=run, ticket=ticket, options=seam.options, arguments=dict(arguments)
-        )
+        passed = dict(arguments) if ticket.edited is None else ticket.edited
+        call._trying = Trying(run=run, ticket=ticket, options=seam.options, arguments=passed)
         if ticket.recorded is not None:
             call.settled = True
             call._replay(ticket.recorded)
         return call
+
+    @property
+    def passed(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the body is called with: as the model gave it, as guards or a person changed it."""
+        edited = self._live.ticket.edited
+        changed = self._changed if edited is None else edited
+        if changed is None:
+            return self.given
+        named = {name: value for name, value in changed.items() if name != POSITIONAL}
+        return tuple(changed.get(POSITIONAL, ())), named
 
     def make(self, body: Callable[[], Any]) -> Any:
         """Call the body until it comes back or its failure is to be told.
@@ -181,7 +194,7 @@ class ToolCall:
         guarding = self.seam.run.guarding
         if ticket.recorded is not None or not guarding.watches(ticket.scope, "tool_call"):
             return arguments, None
-        given = dict(arguments)
+        given = _plain(arguments)
         try:
             passed = guarding.judge("tool_call", given, self._at(ticket))
         except Refusal as refusal:
@@ -189,8 +202,7 @@ class ToolCall:
             return arguments, ToolRejected(why, guard=refusal.guard)
         if passed is given:
             return arguments, None
-        named = dict(passed)
-        self.passed = tuple(named.pop("*", ())), named
+        self._changed = passed
         return passed, None
 
     def _at(self, ticket: Ticket) -> At:
@@ -275,6 +287,7 @@ class ToolCall:
 
     def _finish(self, result: Any) -> Any:
         """Commit the result; only then does CrewAI see it."""
+        result = self._with_change(result)
         stored, text = encode_result(result)
         try:
             self._check_workers()
@@ -282,6 +295,14 @@ class ToolCall:
         except CrewProdError as refusal:
             return refused(refusal)
         return self._shown_to_model(result, stored)
+
+    def _with_change(self, result: Any) -> Any:
+        """The result, and for the model that asked what a person has changed in the call."""
+        ticket, tool = self._live.ticket, self.seam.worker
+        if ticket.edited is None or tool.result_as_answer or is_tool_failure(result):
+            return result
+        text = tool.format_output_for_agent(result)
+        return f"{text}\n[A person has changed the arguments of this call to {ticket.arguments}]"
 
     def _settle(self, end: End) -> None:
         """Commit a result, and have the end of the call told."""
@@ -325,3 +346,12 @@ class ToolCall:
                     )
                 )
                 raise stopped from error
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as a model writes them: JSON values, for what was read from such ones."""
+    try:
+        plain = to_jsonable_python(dict(arguments), fallback=codec.text_of, bytes_mode="base64")
+    except (ValueError, TypeError, RecursionError):
+        plain = codec.to_tree(dict(arguments))
+    return cast(dict[str, Any], plain)

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from crewai_prod import codec
+from crewai_prod.approval import UNKNOWN
 from crewai_prod.cli._output import dollars, iso
 from crewai_prod.journal import Journal
 from crewai_prod.records import (
@@ -72,7 +73,9 @@ class Report:
             steps=tuple(steps),
             attempts=tuple(attempts),
             questions=tuple(
-                q for q in journal.approvals(run_id, status="open") if q.step_id in open_
+                q
+                for q in journal.approvals(run_id, status="open")
+                if q.kind != UNKNOWN or q.step_id in open_
             ),
             verdicts=tuple(
                 v for v in journal.verdicts(run_id) if v.verdict is not VerdictKind.ALLOW

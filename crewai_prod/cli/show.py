@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import click
 
+from crewai_prod.approval import UNKNOWN
 from crewai_prod.cli._errors import resume_command
 from crewai_prod.cli._options import journal_command, read_journal
 from crewai_prod.cli._output import (
@@ -21,14 +22,8 @@ from crewai_prod.cli._output import (
     styled,
 )
 from crewai_prod.cli._report import Report, error_line, shown
-from crewai_prod.records import (
-    ApprovalRecord,
-    GuardRecord,
-    RunStatus,
-    Spending,
-    StepRecord,
-    TaskRecord,
-)
+from crewai_prod.cli.approvals import question_lines
+from crewai_prod.records import GuardRecord, RunStatus, Spending, StepRecord, TaskRecord
 
 _GUARDS = ("GUARD", "AT", "SAID", "ABOUT", "WHY")
 _HEAD = ("TASK / STEP", "AGENT", "STATUS", "IN", "OUT", "COST", "TIME", "NOTES")
@@ -163,19 +158,12 @@ def how_to_go_on(report: Report, journal: str, target: str | None = None) -> Ite
             yield f"Process {run.owner.pid} on {host} is advancing it."
         return
     command = resume_command(run.run_id, journal, target)
-    if report.questions:
-        for question in report.questions:
-            yield from _question(question)
+    unknown = [one for one in report.questions if one.kind == UNKNOWN]
+    for question in report.questions:
+        yield from question_lines(question, journal, command)
+    if unknown:
         yield f"  it happened      {command} --unknown RESULT"
         yield f"  it did not       {command} --unknown rerun"
         yield f"  tell the model   {command} --unknown fail"
-    else:
+    if not report.questions:
         yield f"Continue it with: {command}"
-
-
-def _question(question: ApprovalRecord) -> Iterator[str]:
-    arguments = short(json.dumps(shown(question.arguments), ensure_ascii=False), 200)
-    yield (
-        f"Waits for an answer: did {safe(question.tool)} with {arguments} happen? "
-        f"(step {question.step_id})"
-    )

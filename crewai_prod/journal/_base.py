@@ -25,6 +25,7 @@ from crewai_prod.records import (
     Opened,
     Owner,
     Pot,
+    Ruling,
     RunRecord,
     RunStatus,
     RunSummary,
@@ -36,6 +37,9 @@ from crewai_prod.records import (
     TransitionRecord,
     UsageRow,
 )
+
+Judge = Callable[[ApprovalRecord, RunStatus], "Ruling | None"]
+"""What becomes of a question of a run in this status; None: it stays as it is."""
 
 
 class JournalWriter(Protocol):
@@ -147,11 +151,26 @@ class JournalWriter(Protocol):
         ...
 
     def ask(self, lease: Lease, approval: ApprovalRecord) -> int:
-        """Record a question (one open row per run, step and kind); return its id."""
+        """Record a question (one open row per run, step, kind, scope and subject); return its id.
+
+        Of the record counts what is known of a question when it is asked.
+        """
         ...
 
-    def answer(self, approval_id: int, answer: str) -> None:
-        """Record a person's answer (JSON). Needs no lease: the run is paused."""
+    def answer(self, approval_id: int, judge: Judge) -> ApprovalRecord:
+        """Have `judge` say what becomes of a question; returns it as it is then.
+
+        Needs no lease: the run is paused. `judge` is told the question and its run's status within
+        the transaction, perhaps twice, and must do nothing else; of several that answer at once it
+        sees what the one before has said. None changes nothing; what it raises is raised.
+
+        Raises:
+            ApprovalNotFound: There is no such question.
+        """
+        ...
+
+    def claim_notice(self, approval_id: int) -> bool:
+        """Whether it is for the caller to tell people of an open question: only the first may."""
         ...
 
 
@@ -187,6 +206,14 @@ class JournalReader(Protocol):
     def approvals(
         self, run_id: str | None = None, *, status: str | None = None
     ) -> list[ApprovalRecord]: ...
+
+    def approval(self, approval_id: int) -> ApprovalRecord:
+        """One question. Raises `ApprovalNotFound` if it is not there."""
+        ...
+
+    def grant(self, lease: Lease, tool: str, now: float) -> ApprovalRecord | None:
+        """An approval that covers other calls of a tool, too: in its run, or of its crew."""
+        ...
 
     def usage(
         self,

@@ -139,13 +139,60 @@ FROM run_usage GROUP BY 1, 2, 3, 4, 5, 6, 7;
 
 
 def _brakes(database: Database) -> None:
-    """Version 3: who is to stop, budgets that runs share, and what guards have said."""
+    """Version 3: who is to stop, budgets that runs share, questions, and what guards have said."""
     connection = database.conn
     assert connection is not None
+    rebuild(connection, "approvals", _QUESTIONS)
+    for statement in statements(_ANSWERED):
+        connection.execute(statement)
     for statement in statements(_BRAKES):
         connection.execute(statement)
 
 
+_QUESTIONS = (
+    (
+        r"kind TEXT NOT NULL, -- such as unknown_outcome\n",
+        "kind TEXT NOT NULL, -- tool, task_output, budget, guard, human_input, feedback, question "
+        "or\n    -- unknown_outcome\n",
+    ),
+    (
+        r"status TEXT NOT NULL, -- open or answered\n",
+        "status TEXT NOT NULL, -- open, answered, expired (its default counts) or closed (its run"
+        " ended)\n",
+    ),
+    (
+        r"  answered_at REAL,\n",
+        """  answered_at REAL,
+  scope TEXT, -- where in the run
+  task TEXT, -- name
+  agent TEXT, -- role
+  why TEXT, -- what made it a question: declared, amount, taint, first_use, guard, budget ...
+  about TEXT, -- digest of what is asked; with run, scope and kind the question's identity
+  who TEXT, -- JSON: the names that may answer; NULL: anybody
+  on_expiry TEXT, -- approved or rejected
+  verdict TEXT, -- approved or rejected; of an unknown outcome done, rerun or fail
+  answered_by TEXT,
+  holds TEXT, -- what it covers besides this question: run, or tool until holds_until; NULL: nothing
+  holds_until REAL,
+  notified_at REAL, -- when somebody was told of it, or was about to be
+""",
+    ),
+    (
+        r"arguments TEXT, -- JSON: what the tool would be called with\n",
+        "arguments TEXT, -- JSON: what is asked about, without secrets\n",
+    ),
+    (
+        r"  answer TEXT -- JSON.*\n",
+        """  answer TEXT, -- JSON: {"decision", "edited", "note", "result"}
+  form TEXT, -- JSON schema of the arguments
+  remark TEXT -- what a person should know besides
+""",
+    ),
+)
+_ANSWERED = """
+UPDATE approvals SET why = 'unknown', about = step_id;
+CREATE INDEX approvals_granted ON approvals (tool) WHERE holds IS NOT NULL;
+"""
 _BRAKES = """
 CREATE TABLE cancellations (
   run INTEGER PRIMARY KEY REFERENCES runs (run) ON DELETE CASCADE,

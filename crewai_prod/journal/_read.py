@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crewai_prod.errors import RunNotFound, UsageError
+from crewai_prod.errors import ApprovalNotFound, RunNotFound, UsageError
 from crewai_prod.journal import _sql
 from crewai_prod.journal._crypto import Plain, check_key
 from crewai_prod.journal._failures import failures
@@ -152,6 +152,18 @@ class SqliteReader:
         number = None if run_id is None else self._number(run_id)
         rows = self._query(_sql.APPROVALS, (number, status))
         return [approval_record(row, self._vault) for row in rows]
+
+    def approval(self, approval_id: int) -> ApprovalRecord:
+        """See `JournalReader.approval`."""
+        rows = self._query(_sql.APPROVAL_BY_ID, (min(approval_id, _NEWEST),))
+        for *columns, _ in rows:
+            return approval_record(columns, self._vault)
+        raise ApprovalNotFound(f"No question {approval_id} is in the journal.")
+
+    def grant(self, lease: Lease, tool: str, now: float) -> ApprovalRecord | None:
+        """See `JournalReader.grant`."""
+        rows = self._query(_sql.GRANT, (lease.run, tool, now))
+        return next((approval_record(row, self._vault) for row in rows), None)
 
     # -- what runs took ---------------------------------------------------------------------------
 

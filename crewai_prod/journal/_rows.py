@@ -51,6 +51,7 @@ _task = _getter(_sql.TASK_PLAIN)
 _attempt = _getter(_sql.ATTEMPT_PLAIN)
 _usage = attrgetter(*_sql.USAGE)
 _verdict = _getter(_sql.VERDICT_PLAIN)
+_asked = attrgetter(*_sql.APPROVAL_ASKED)
 
 
 def put_step(
@@ -190,6 +191,18 @@ def verdict_record(row: Row, run_id: str, vault: Plain) -> GuardRecord:
     values["verdict"] = VerdictKind(values["verdict"])
     _open(values, _sql.VERDICT_SEALED, vault, run_id, "verdicts")
     return GuardRecord(**values)
+
+
+def approval_values(
+    lease: Lease, approval: ApprovalRecord, vault: Plain
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Parameters of `OPEN_APPROVAL`, and those that `ADD_APPROVAL` takes besides."""
+    asked = _asked(approval)
+    sealed = (
+        vault.seal(getattr(approval, column), lease.run_id, f"approvals.{column}")
+        for column in ("arguments", "form", "remark")
+    )
+    return (lease.run, *asked[:4]), (*asked[4:], *sealed)
 
 
 def approval_record(row: Row, vault: Plain) -> ApprovalRecord:

@@ -70,8 +70,35 @@ APPROVAL_PLAIN = (
     "asked_at",
     "expires_at",
     "answered_at",
+    "scope",
+    "task",
+    "agent",
+    "why",
+    "about",
+    "who",
+    "on_expiry",
+    "verdict",
+    "answered_by",
+    "holds",
+    "holds_until",
+    "notified_at",
 )
-APPROVAL_SEALED = ("arguments", "answer")
+APPROVAL_SEALED = ("arguments", "answer", "form", "remark")
+APPROVAL_ASKED = (
+    "step_id",
+    "kind",
+    "scope",
+    "about",
+    "tool",
+    "asked_at",
+    "expires_at",
+    "task",
+    "agent",
+    "why",
+    "who",
+    "on_expiry",
+)
+"""What is known of a question when it is asked, its identity first."""
 
 VERDICT_PLAIN = (
     "scope",
@@ -220,12 +247,17 @@ VALUES (?, ?, {", ".join("?" * len(AMOUNTS))}) ON CONFLICT (label, hour) DO UPDA
 {", ".join(f"{one} = {one} + excluded.{one}" for one in AMOUNTS)}"""
 EXTEND_LEASE = """
 UPDATE runs SET lease_expires_at = ? WHERE run = ? AND epoch = ? AND owner_id = ?"""
-ADD_APPROVAL = """
-INSERT INTO approvals (run, step_id, kind, tool, status, asked_at, expires_at, arguments)
-VALUES (?, ?, ?, ?, 'open', ?, ?, ?)"""
+ADD_APPROVAL = f"""
+INSERT INTO approvals (run, status, {_list(APPROVAL_ASKED)}, arguments, form, remark)
+VALUES (?, 'open', {", ".join("?" * (len(APPROVAL_ASKED) + 3))})"""
 ANSWER_APPROVAL = """
-UPDATE approvals SET status = 'answered', answer = ?, answered_at = ?
+UPDATE approvals SET status = ?, verdict = ?, answer = ?, answered_by = ?, holds = ?,
+  holds_until = ?, answered_at = ?
 WHERE id = ? AND status = 'open'"""
+CLOSE_APPROVALS = """
+UPDATE approvals SET status = 'closed', answered_at = ? WHERE run = ? AND status = 'open'"""
+CLAIM_NOTICE = """
+UPDATE approvals SET notified_at = ? WHERE id = ? AND status = 'open' AND notified_at IS NULL"""
 
 # -- looking, inside a write ---------------------------------------------------------------------
 
@@ -238,9 +270,11 @@ SELECT {_SUMS_OF_AMOUNTS} FROM reservations v JOIN runs r ON r.run = v.run
 WHERE v.label = ?1 AND r.epoch = v.epoch AND r.status = 'running' AND r.lease_expires_at > ?2
 AND NOT (v.run = ?3 AND v.step_id = ?4)"""
 OPEN_APPROVAL = """
-SELECT id FROM approvals WHERE run = ? AND step_id IS ? AND kind = ? AND status = 'open'"""
-APPROVAL_STATE = """
-SELECT a.status, r.run_id FROM approvals a JOIN runs r ON r.run = a.run WHERE a.id = ?"""
+SELECT id FROM approvals WHERE run = ? AND step_id IS ? AND kind = ? AND scope IS ? AND about IS ?
+AND status = 'open'"""
+APPROVAL_BY_ID = f"""
+SELECT {_list(APPROVAL, "a.")}, r.run_id, r.status FROM approvals a JOIN runs r ON r.run = a.run
+WHERE a.id = ?"""
 
 # -- reading -------------------------------------------------------------------------------------
 
@@ -282,6 +316,14 @@ ORDER BY c.depth DESC"""
 APPROVALS = f"""
 SELECT {_list(APPROVAL, "a.")}, r.run_id FROM approvals a JOIN runs r ON r.run = a.run
 WHERE (?1 IS NULL OR a.run = ?1) AND (?2 IS NULL OR a.status = ?2) ORDER BY a.id"""
+GRANT = f"""
+SELECT {_list(APPROVAL, "a.")}, r.run_id FROM approvals a JOIN runs r ON r.run = a.run
+JOIN runs mine ON mine.run = ?1
+WHERE a.tool = ?2 AND a.holds IS NOT NULL AND a.kind = 'tool' AND a.verdict = 'approved'
+AND (a.run = ?1 AND a.holds = 'run' OR a.holds = 'tool' AND a.holds_until > ?3
+  AND r.crew IS mine.crew AND r.kind = mine.kind)
+ORDER BY a.id DESC LIMIT 1"""
+"""An approval of a tool that covers more than the call that it was asked for."""
 
 
 def run_page(statuses: int) -> str:

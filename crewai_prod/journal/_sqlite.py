@@ -12,12 +12,21 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from crewai_prod._faults import point
-from crewai_prod.errors import JournalError, RunCancelled, RunError, StaleOwner, UsageError
+from crewai_prod.errors import (
+    ApprovalNotFound,
+    JournalError,
+    RunCancelled,
+    RunError,
+    StaleOwner,
+    UsageError,
+)
 from crewai_prod.journal import _sharing, _sql
+from crewai_prod.journal._base import Judge
 from crewai_prod.journal._crypto import Cipher, Plain, check_key, store_check
 from crewai_prod.journal._failures import BINDING_ERRORS, failures, translated
 from crewai_prod.journal._files import Durability, Handle, create_file, open_writer
@@ -27,6 +36,8 @@ from crewai_prod.journal._lease import adopt, forget_owner
 from crewai_prod.journal._opening import open_run
 from crewai_prod.journal._read import SqliteReader
 from crewai_prod.journal._rows import (
+    approval_record,
+    approval_values,
     attempt_values,
     message_values,
     put_step,
@@ -70,6 +81,8 @@ _SAVE_TASK = _points("save_task")
 _ADD_VERDICTS = _points("add_verdicts")
 _FINISH_RUN = _points("finish_run")
 _ASK = _points("ask")
+_ANSWER = _points("answer")
+_CLAIM_NOTICE = _points("claim_notice")
 
 
 class SqliteJournal(SqliteReader):
@@ -245,6 +258,8 @@ class SqliteJournal(SqliteReader):
                 (lease.run, source.value, status.value, reason, lease.epoch, now),
             )
             _sharing.forget_session(connection, lease)
+            if status is RunStatus.COMPLETED:
+                connection.execute(_sql.CLOSE_APPROVALS, (now, lease.run))
             _sum_up(connection, lease)
 
         try:
@@ -287,37 +302,56 @@ class SqliteJournal(SqliteReader):
 
     def ask(self, lease: Lease, approval: ApprovalRecord) -> int:
         """See `JournalWriter.ask`."""
-        arguments = self._vault.seal(approval.arguments, lease.run_id, "approvals.arguments")
+        identity, rest = approval_values(lease, approval, self._vault)
 
         def work(connection: sqlite3.Connection) -> int:
             _fence(connection, lease)
-            key = (lease.run, approval.step_id, approval.kind)
-            row = connection.execute(_sql.OPEN_APPROVAL, key).fetchone()
+            row = connection.execute(_sql.OPEN_APPROVAL, identity).fetchone()
             if row is not None:
                 return int(row[0])
-            rest = (approval.tool, approval.asked_at, approval.expires_at, arguments)
-            number = connection.execute(_sql.ADD_APPROVAL, (*key, *rest)).lastrowid
+            run, *asked = identity
+            number = connection.execute(_sql.ADD_APPROVAL, (run, *asked, *rest)).lastrowid
             assert number is not None
             return number
 
         return self._write(_ASK, work)
 
-    def answer(self, approval_id: int, answer: str) -> None:
-        """See `JournalWriter.answer`.
+    def answer(self, approval_id: int, judge: Judge) -> ApprovalRecord:
+        """See `JournalWriter.answer`."""
 
-        Raises:
-            UsageError: There is no such question, or it was answered before.
-        """
+        def work(connection: sqlite3.Connection) -> ApprovalRecord:
+            row = connection.execute(_sql.APPROVAL_BY_ID, (approval_id,)).fetchone()
+            if row is None:
+                raise ApprovalNotFound(f"No question {approval_id} is in the journal.")
+            *columns, status = row
+            question = approval_record(columns, self._vault)
+            ruling = judge(question, RunStatus(status))
+            if ruling is None or question.status != "open":
+                return question
+            now = time.time()
+            sealed = self._vault.seal(ruling.answer, question.run_id, "approvals.answer")
+            said = (ruling.by, ruling.holds, ruling.holds_until, now, approval_id)
+            connection.execute(_sql.ANSWER_APPROVAL, (ruling.status, ruling.verdict, sealed, *said))
+            return replace(
+                question,
+                status=ruling.status,
+                verdict=ruling.verdict,
+                answer=ruling.answer,
+                answered_by=ruling.by,
+                holds=ruling.holds,
+                holds_until=ruling.holds_until,
+                answered_at=now,
+            )
 
-        def work(connection: sqlite3.Connection) -> None:
-            row = connection.execute(_sql.APPROVAL_STATE, (approval_id,)).fetchone()
-            if row is None or row[0] != "open":
-                said = "is not in the journal" if row is None else f"was {row[0]} before"
-                raise UsageError(f"Approval {approval_id} {said}.")
-            sealed = self._vault.seal(answer, row[1], "approvals.answer")
-            connection.execute(_sql.ANSWER_APPROVAL, (sealed, time.time(), approval_id))
+        return self._write(_ANSWER, work)
 
-        self._write(None, work)
+    def claim_notice(self, approval_id: int) -> bool:
+        """See `JournalWriter.claim_notice`."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            return connection.execute(_sql.CLAIM_NOTICE, (time.time(), approval_id)).rowcount == 1
+
+        return self._write(_CLAIM_NOTICE, work)
 
     def close(self) -> None:
         """Close the file. What was committed stays; nothing can be asked or written any more."""

@@ -196,17 +196,33 @@ CREATE TABLE approvals (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
   step_id TEXT,
-  kind TEXT NOT NULL, -- such as unknown_outcome
+  kind TEXT NOT NULL, -- tool, task_output, budget, guard, human_input, feedback, question or
+    -- unknown_outcome
   tool TEXT,
-  status TEXT NOT NULL, -- open or answered
+  status TEXT NOT NULL, -- open, answered, expired (its default counts) or closed (its run ended)
   asked_at REAL NOT NULL,
   expires_at REAL,
   answered_at REAL,
-  arguments TEXT, -- JSON: what the tool would be called with
-  answer TEXT -- JSON: {"decision": "done" | "rerun" | "fail", "result": ...}
+  scope TEXT, -- where in the run
+  task TEXT, -- name
+  agent TEXT, -- role
+  why TEXT, -- what made it a question: declared, amount, taint, first_use, guard, budget ...
+  about TEXT, -- digest of what is asked; with run, scope and kind the question's identity
+  who TEXT, -- JSON: the names that may answer; NULL: anybody
+  on_expiry TEXT, -- approved or rejected
+  verdict TEXT, -- approved or rejected; of an unknown outcome done, rerun or fail
+  answered_by TEXT,
+  holds TEXT, -- what it covers besides this question: run, or tool until holds_until; NULL: nothing
+  holds_until REAL,
+  notified_at REAL, -- when somebody was told of it, or was about to be
+  arguments TEXT, -- JSON: what is asked about, without secrets
+  answer TEXT, -- JSON: {"decision", "edited", "note", "result"}
+  form TEXT, -- JSON schema of the arguments
+  remark TEXT -- what a person should know besides
 );
 CREATE INDEX approvals_by_run ON approvals (run, step_id, kind, status);
 CREATE INDEX approvals_by_status ON approvals (status, id);
+CREATE INDEX approvals_granted ON approvals (tool) WHERE holds IS NOT NULL;
 
 -- A session that somebody has asked to stop before its next step.
 CREATE TABLE cancellations (

@@ -14,13 +14,14 @@ from click.testing import CliRunner
 from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, start
 
-from crewai_prod import Outcome, harden, open_journal, open_run
+from crewai_prod import Outcome, approve, harden, open_journal, open_run, reject
 from crewai_prod.cli import main
-from crewai_prod.errors import GuardRejected, GuardUnavailable, UsageError
-from crewai_prod.guards import Allow, Guard, GuardContext, Modify, Reject, guard
+from crewai_prod.errors import ApprovalRequired, GuardRejected, GuardUnavailable, UsageError
+from crewai_prod.guards import Allow, Escalate, Guard, GuardContext, Modify, Reject, guard
 from crewai_prod.guards._types import PLACES
 from crewai_prod.records import RunStatus
 from tests.crews import make_llm
+from tests.integration import shapes
 from tests.integration.parts import (
     MODES,
     PATHS,
@@ -36,9 +37,12 @@ from tests.integration.parts import (
     make_crew,
     total,
 )
+from tests.integration.shape_trials import INPUTS, SHAPES, Scene
 from tests.openai_server import Conversation, Reply, Rule, Server, Turn, answer
 
 ALL = ["look_up tides", "charge 7", "send ann"]
+assert shapes  # they register themselves
+
 TWO: tuple[Mode, ...] = ("kickoff", "akickoff")
 """`kickoff_async` is `kickoff` on a thread."""
 BOTH = [("native", "akickoff"), ("text", "kickoff")]
@@ -328,6 +332,83 @@ def test_what_cannot_take_the_place_of_a_value(
     assert effects.lines == []
 
 
+# -- what a person decides -------------------------------------------------------------------------
+
+
+def _asks(place: Any, reason: str = "is that right?") -> Guard:
+    @guard(place)
+    def ask(value: Any, context: GuardContext) -> Allow | Escalate:
+        concerned = context.agent in (None, "Cashier") and context.tool in (None, "charge")
+        return Escalate(reason) if concerned else Allow()
+
+    return ask
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_person_may_be_asked(
+    tmp_path: Path, server: Server, effects: Effects, place: Any
+) -> None:
+    """The run waits there, as often as it is tried; approved, it goes on, and repeats nothing."""
+    journal = tmp_path / "runs.db"
+    crew = harden(make_crew(server, effects), journal=journal, guards=[_asks(place)])
+    asked: list[int] = []
+
+    def tried() -> Any:
+        try:
+            return crew.kickoff(inputs={"who": "ann"}, run_id="r")
+        except ApprovalRequired as waiting:
+            return waiting
+
+    while isinstance(result := tried(), ApprovalRequired):
+        assert (result.fields["why"], result.run_id) == ("guard", "r")
+        assert tried().fields["id"] == result.fields["id"]
+        assert result.fields["id"] not in asked
+        asked.append(result.fields["id"])
+        approve(asked[-1], journal, by="ann")
+    assert result.raw == "sent to ann"
+    assert len(asked) == (2 if place in ("model_input", "model_output") else 1)
+    assert (len(server.requests), effects.lines) == (REQUESTS, ALL)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_a_person_says_of_a_call(
+    tmp_path: Path, server: Server, effects: Effects, path: str
+) -> None:
+    """Rejected, the model is told the person's words; changed, that is what is called."""
+    journal = tmp_path / "runs.db"
+    crew = harden(make_crew(server, effects, path), journal=journal, guards=[_asks("tool_call")])
+    for run_id in ("no", "less"):
+        with pytest.raises(ApprovalRequired) as waiting:
+            crew.kickoff(inputs={"who": "ann"}, run_id=run_id)
+        assert "is that right?" in waiting.value.fields["arguments"]
+        number = waiting.value.fields["id"]
+        if run_id == "no":
+            reject(number, journal, reason="not today", by="ann")
+        else:
+            approve(number, journal, by="ann", edit={"amount": 3})
+        crew.kickoff(inputs={"who": "ann"}, run_id=run_id)
+    assert any("not called: not today" in str(seen.body) for seen in server.requests)
+    assert [line for line in effects.lines if "charge" in line] == ["charge 3"]
+
+
+@pytest.mark.parametrize("point", ["commit.before:ask", "commit.after:ask"])
+def test_killed_around_a_question(
+    tmp_path: Path, server: Server, effects: Effects, point: str
+) -> None:
+    """There is one question, and the call that it is about is made once."""
+    journal = tmp_path / "runs.db"
+    crew = harden(make_crew(server, effects), journal=journal, guards=[_asks("tool_call")])
+    with pytest.raises(Killed):
+        killed(lambda: crew.kickoff(inputs={"who": "ann"}, run_id="r"), 1, point)
+    with pytest.raises(ApprovalRequired) as waiting:
+        crew.kickoff(inputs={"who": "ann"}, run_id="r")
+    (question,) = open_journal(journal).approvals("r")
+    assert question.id == waiting.value.fields["id"]
+    approve(question.id, journal)
+    assert crew.kickoff(inputs={"who": "ann"}, run_id="r").raw == "sent to ann"
+    assert (len(server.requests), effects.lines) == (REQUESTS, ALL)
+
+
 # -- asynchronous guards, and guards that ask models ----------------------------------------------
 
 
@@ -594,3 +675,47 @@ def test_people_see_what_guards_said(tmp_path: Path, server: Server, effects: Ef
     }
     told = [shown, as_json, log, *(str(seen.body) for seen in server.requests)]
     assert not any("hunter2" in one for one in told)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["planned", "hierarchical", "pydantic_converted", "judged_by_a_model", "crew_memory"],
+)
+def test_every_model_call_passes(
+    tmp_path: Path, server: Server, effects: Effects, name: str
+) -> None:
+    """Those of planners, managers, converters, judges and memories, too: none is asked past it."""
+    shape = SHAPES[name]
+    judged: Counter[str] = Counter()
+
+    @guard("model_input", "model_output")
+    def watch(value: Any, context: GuardContext) -> Allow:
+        judged[context.place] += 1
+        return Allow()
+
+    crew = harden(
+        shape.make(Scene(server, effects, "native")), journal=tmp_path / "j.db", guards=[watch]
+    )
+    shape.kickoff(crew, "kickoff", {"inputs": INPUTS})
+    assert judged == {"model_input": len(server.requests), "model_output": len(server.requests)}
+
+
+def test_guards_of_one_name(tmp_path: Path, server: Server, effects: Effects) -> None:
+    """A crew within a run that has its own guard of that name: both judge, and are told apart."""
+    seen: list[str] = []
+
+    def secrets(crew: str) -> Guard:
+        @guard("tool_call", name="secrets")
+        def check(value: Any, context: GuardContext) -> Allow:
+            seen.append(crew)
+            return Allow()
+
+        return check
+
+    journal = tmp_path / "runs.db"
+    inner = harden(make_crew(server, effects), journal=journal, guards=[secrets("inner")])
+    with open_run("block", journal=journal, guards=[secrets("outer")]):
+        inner.kickoff(inputs={"who": "ann"})
+    assert Counter(seen) == {"inner": 3, "outer": 3}
+    names = Counter(row.guard for row in open_journal(journal).verdicts("block"))
+    assert names == {"secrets": 3, "secrets (parts)": 3}

@@ -13,7 +13,7 @@ import pytest
 from crewai_prod.errors import Corrupt, UsageError
 from crewai_prod.journal import open_journal
 from crewai_prod.journal._crypto import VARIABLE
-from crewai_prod.records import RunStatus
+from crewai_prod.records import Ruling, RunStatus
 from tests.journal.support import (
     attempt,
     child,
@@ -76,7 +76,9 @@ def _write_canaries(path: Path, key: str | None) -> None:
         lease, full, messages=[message(body=f'{{"c":{secret}}}')], attempt=attempt(error=secret)
     )
     journal.save_task(lease, task(output=secret, error=secret, parts=secret))
-    journal.answer(journal.ask(lease, question(arguments=secret)), secret)
+    asked = journal.ask(lease, question(arguments=secret, form=secret, remark=secret))
+    ruling = Ruling(status="answered", verdict="done", answer=secret)
+    journal.answer(asked, lambda question, run: ruling)
     journal.add_verdicts(lease, [verdict(reason=secret, value=secret)])
     journal.finish_run(lease, RunStatus.FAILED, result=secret, error=secret)
 
@@ -100,6 +102,7 @@ def test_an_encrypted_journal_shows_no_payload(path: Path) -> None:
     assert (asked.arguments, asked.answer) == (secret, secret)
     (said,) = journal.verdicts("r")
     assert (said.reason, said.value) == (secret, secret)
+    assert (asked.form, asked.remark) == (secret, secret)
     assert journal.runs()[0].error == secret
     opened = journal.open_run(new_run(), run.owner or take(journal, "s").owner, lease_seconds=9)
     assert opened.steps[0].error == secret

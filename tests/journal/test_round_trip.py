@@ -10,12 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crewai_prod.errors import RunNotFound, UsageError
+from crewai_prod.errors import ApprovalNotFound, RunNotFound, UsageError
 from crewai_prod.journal import Journal, SqliteJournal, open_journal
+from crewai_prod.journal._base import Judge
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
     MessageRecord,
+    Ruling,
     RunStatus,
     StepKind,
     StepRecord,
@@ -116,6 +118,15 @@ approvals = st.builds(
     status=st.just("open"),
     asked_at=times,
     expires_at=st.none() | times,
+    scope=maybe,
+    task=maybe,
+    agent=maybe,
+    why=maybe,
+    about=maybe,
+    who=maybe,
+    on_expiry=maybe,
+    form=maybe,
+    remark=maybe,
 )
 quick = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -292,21 +303,43 @@ def test_a_conversation_is_whole_again(journal: SqliteJournal) -> None:
     assert journal.conversation("r", "unknown") == []
 
 
+def _ruled(ruling: Ruling) -> Judge:
+    return lambda asked, run: ruling
+
+
 def test_a_question_is_asked_once_and_answered_once(journal: SqliteJournal) -> None:
-    """One open row per run, step and kind; the answer is kept and cannot be changed."""
+    """One open row per run, step, kind, scope and subject; the first ruling stays."""
     lease = take(journal)
     number = journal.ask(lease, question())
     assert journal.ask(lease, question(asked_at=9.0)) == number
-    assert journal.ask(lease, question(step_id=None)) != number
-    journal.answer(number, '{"decision":"rerun"}')
-    answered = journal.approvals(status="answered")
-    assert [(a.id, a.answer, a.run_id) for a in answered] == [(number, '{"decision":"rerun"}', "r")]
-    assert answered[0].answered_at is not None
-    for wrong in (number, 99):
-        with pytest.raises(UsageError, match="Approval"):
-            journal.answer(wrong, "{}")
+    others: list[dict[str, Any]] = [
+        {"step_id": None},
+        {"scope": "t"},
+        {"about": "a"},
+        {"kind": "k"},
+    ]
+    assert number not in [journal.ask(lease, question(**other)) for other in others]
+    assert journal.answer(number, lambda asked, run: None).status == "open"
+    first = Ruling(status="answered", verdict="rerun", answer='{"decision":"rerun"}', by="ann")
+    for ruling in (first, replace(first, verdict="fail", by="ben")):
+        said = journal.answer(number, _ruled(ruling))
+        assert (said.status, said.verdict, said.answered_by) == ("answered", "rerun", "ann")
+    assert journal.approvals(status="answered") == [journal.approval(number)]
+    assert journal.approval(number).answer == '{"decision":"rerun"}'
+    assert journal.approval(number).answered_at is not None
+    with pytest.raises(ApprovalNotFound):
+        journal.answer(99, lambda asked, run: first)
     assert journal.ask(lease, question()) != number
-    assert len(journal.approvals("r")) == 3
+    assert len(journal.approvals("r")) == 6
+
+
+def test_a_question_is_told_of_once_and_ends_with_its_run(journal: SqliteJournal) -> None:
+    """The first who claims it may tell; a completed run has no open questions."""
+    lease = take(journal)
+    number = journal.ask(lease, question())
+    assert [journal.claim_notice(number) for _ in range(2)] == [True, False]
+    journal.finish_run(lease, RunStatus.COMPLETED)
+    assert journal.approval(number).status == "closed"
 
 
 def test_unknown_runs_are_not_found(journal: SqliteJournal) -> None:

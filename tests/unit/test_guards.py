@@ -76,7 +76,7 @@ def test_guards_judge_by_order_then_as_listed() -> None:
 
 @pytest.mark.parametrize("wrong", ["guard", [print], [_of("a"), _of("a", says=Reject("no"))]])
 def test_wrong_lists(wrong: Any) -> None:
-    """What is no guard; and two of one name at one place, whose verdicts look the same."""
+    """What is no guard; and two of one name at one place, whose verdicts look alike."""
     with pytest.raises(UsageError):
         read_guards(wrong)
     assert len(read_guards([_of("a"), _of("a", "model_output")])) == 2
