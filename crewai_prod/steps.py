@@ -95,9 +95,14 @@ class Scope:
         return replace(self, path=f"{self.path}/{_BESIDE}{path_part(what)}~{about[:8]}")
 
 
+def task_path(position: int, generation: int) -> str:
+    """The scope path of a task; one that is executed again because it changed gets a new one."""
+    return f"tasks/{position}" if generation == 0 else f"tasks/{position}~{generation}"
+
+
 def task_scope(position: int, generation: int, name: str, *, follow: bool) -> Scope:
-    """The scope of a task; a task that is executed again because it changed gets a new one."""
-    path = f"tasks/{position}" if generation == 0 else f"tasks/{position}~{generation}"
+    """The scope of a task."""
+    path = task_path(position, generation)
     return Scope(path=path, task=position, task_name=name, follow=follow)
 
 
