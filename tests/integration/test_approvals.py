@@ -555,3 +555,17 @@ def test_a_name_that_fits_no_task_is_refused(server: Server, tmp_path: Path) -> 
     crew = make_crew(server, Effects(tmp_path))
     with pytest.raises(errors.UsageError, match="t9"):
         harden(crew, journal=tmp_path / "j.db", approvals={"t9": True}).kickoff(run_id="r")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_waiting_is_no_use_of_a_tool(tmp_path: Path, path: str) -> None:
+    """A tool that may be called once is called once it is approved, however often it was asked."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    once = {"approval": True, "max_usage_count": 1, "max_calls": 1}
+    with Server(TOLD) as server:
+        crew = harden(one_cashier(server, effects, path, **once), journal=journal)
+        with pytest.raises(ApprovalRequired):
+            crew.kickoff(run_id="r")
+        approve(_open(journal).id, journal)
+        assert crew.kickoff(run_id="r").raw == "charged 700"
+        assert effects.lines == ["charge 700"]

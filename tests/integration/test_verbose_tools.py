@@ -103,8 +103,7 @@ def test_an_agent_reads_on_in_a_result_that_was_cut(tmp_path: Path, path: str, m
     ]
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_an_id_or_a_page_that_is_none_is_told(tmp_path: Path, path: str) -> None:
+def test_an_id_or_a_page_that_is_none_is_told(tmp_path: Path) -> None:
     """In words, and the run goes on; nothing but results that were cut can be read."""
     seen: list[str] = []
     wrong = use("read_tool_result", {"result_id": "0123456789abcdef", "page": 1})
@@ -131,7 +130,7 @@ def test_an_id_or_a_page_that_is_none_is_told(tmp_path: Path, path: str) -> None
         )
     )
     with Server(script) as server:
-        bare = make_crew(server, path, make_fetch(Effects(tmp_path)), short)
+        bare = make_crew(server, "text", make_fetch(Effects(tmp_path)), short)
         crew = harden(bare, journal=tmp_path / "j.db", tools=CUT)
         assert crew.kickoff(run_id="r").raw == "done"
         told = said_last(server)
@@ -173,10 +172,7 @@ class Found(BaseModel):
     text: str
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_pages_of_a_typed_result_are_those_of_what_the_model_was_shown(
-    tmp_path: Path, path: str
-) -> None:
+def test_pages_of_a_typed_result_are_those_of_what_the_model_was_shown(tmp_path: Path) -> None:
     """Its JSON, of which the journal gives back a mapping; killed or not."""
 
     @typed_tool(effect="read", max_output=100)
@@ -186,7 +182,7 @@ def test_pages_of_a_typed_result_are_those_of_what_the_model_was_shown(
 
     whole = Found(text=WHOLE).model_dump_json()
     with Server(READS) as server:
-        bare = make_crew(server, path, fetch)
+        bare = make_crew(server, "native", fetch)
         crew = harden(bare, journal=tmp_path / "j.db", durability="process")
         assert killed_before_each_request(lambda: crew.kickoff(run_id="r")).raw == "read"
         told = said_last(server)
