@@ -12,44 +12,60 @@ if TYPE_CHECKING:
     from crewai_prod import errors
     from crewai_prod._crewai.harden import harden
     from crewai_prod._crewai.tool import tool
+    from crewai_prod.answering import approve, reject
+    from crewai_prod.approval import Approval
     from crewai_prod.budget import Budget
     from crewai_prod.cancelling import cancel
     from crewai_prod.journal import Journal, open_journal
+    from crewai_prod.loops import Loops
     from crewai_prod.retry import Retry
+    from crewai_prod.route import Route, RouteContext
     from crewai_prod.run import current_step
     from crewai_prod.settings import Settings
     from crewai_prod.stepping import open_run, step
     from crewai_prod.tooling import CurrentStep, Outcome
 
 __all__ = [
+    "Approval",
     "Budget",
     "CurrentStep",
     "Journal",
+    "Loops",
     "Outcome",
     "Retry",
+    "Route",
+    "RouteContext",
     "Settings",
+    "approve",
     "cancel",
     "current_step",
     "errors",
     "harden",
     "open_journal",
     "open_run",
+    "reject",
     "step",
     "tool",
 ]
 
 _HOMES = {
+    "Approval": "crewai_prod.approval",
     "Budget": "crewai_prod.budget",
     "CurrentStep": "crewai_prod.tooling",
     "Journal": "crewai_prod.journal",
+    "Loops": "crewai_prod.loops",
     "Outcome": "crewai_prod.tooling",
     "Retry": "crewai_prod.retry",
+    "Route": "crewai_prod.route",
+    "RouteContext": "crewai_prod.route",
     "Settings": "crewai_prod.settings",
+    "approve": "crewai_prod.answering",
     "cancel": "crewai_prod.cancelling",
     "current_step": "crewai_prod.run",
     "harden": "crewai_prod._crewai.harden",
     "open_journal": "crewai_prod.journal",
     "open_run": "crewai_prod.stepping",
+    "reject": "crewai_prod.answering",
     "step": "crewai_prod.stepping",
     "tool": "crewai_prod._crewai.tool",
 }

@@ -46,10 +46,6 @@ Tell = Callable[["Run", ApprovalRecord], None]
 """Tells people of a question that was committed."""
 
 
-def _untainted(scope: Scope) -> Collection[str]:
-    return ()
-
-
 def _nobody(run: Run, question: ApprovalRecord) -> None:
     """Whoever wants to know looks: `crewai-prod approvals`."""
 
@@ -82,7 +78,6 @@ class Approving:
 
     Attributes:
         tell: Tells people of a new question.
-        tainted: The untrusted sources that were read in a scope, as far as anybody knows.
         terminal: Whether what CrewAI asks people itself is asked on the terminal, as by CrewAI.
         outputs: Task outputs that need approval, by name of the task.
     """
@@ -91,7 +86,6 @@ class Approving:
         self._run = run
         self._write = write
         self.tell: Tell = _nobody
-        self.tainted: Callable[[Scope], Collection[str]] = _untainted
         self.terminal = False
         self.outputs: Mapping[str, Approval] = {}
 
@@ -176,10 +170,18 @@ class Approving:
         self._run.log.approval_applied(question, edited=decision.edited is not None)
         return decision
 
+    def tainted(self, scope: Scope) -> Collection[str]:
+        """The untrusted sources that were read in the task around a scope so far."""
+        return self._run.guarding.tainted(scope)
+
     # -- tools ------------------------------------------------------------------------------------
 
     def changed(
-        self, ticket: Ticket, arguments: dict[str, Any], options: ToolOptions
+        self,
+        ticket: Ticket,
+        arguments: dict[str, Any],
+        options: ToolOptions,
+        form: Form | None = None,
     ) -> dict[str, Any]:
         """The arguments of a call that was begun before, as a person had changed them."""
         if options.approval is None or ticket.kind is not StepKind.TOOL:
@@ -188,7 +190,7 @@ class Approving:
         decision = None if asked is None or asked.verdict is None else decision_of(asked)
         if decision is None or not decision.approved or decision.edited is None:
             return arguments
-        return self._edit(ticket, arguments, decision.edited, options)
+        return self._edit(ticket, arguments, decision.edited, options, form)
 
     def admit(
         self,
@@ -208,6 +210,8 @@ class Approving:
         approval = options.approval
         if approval is None or ticket.kind is not StepKind.TOOL:
             return None
+        if form is not None and not form.fits(dict(arguments)):
+            return None  # the tool refuses them itself, and the model is told what is wrong
         asking = _of_call(ticket, form)
         if self.found(asking) is None:  # else it stays a question, whatever has changed since
             tainted = self.tainted(ticket.scope) if approval.after_taint else ()
@@ -238,20 +242,22 @@ class Approving:
         form: Form | None,
     ) -> str | None:
         """Note changed arguments on the ticket; why the tool would not take them, if so."""
-        before = ticket.arguments
-        new = self._edit(ticket, arguments, edited, options)
         try:
-            if form is not None:
-                form.read(dict(new))
+            self._edit(ticket, arguments, edited, options, form)
         except ToolInputInvalid as error:
-            ticket.edited, ticket.arguments = None, before
             return f"The change that was made cannot be used: {error.message}"
         return None
 
     def _edit(
-        self, ticket: Ticket, arguments: dict[str, Any], edited: Any, options: ToolOptions
+        self,
+        ticket: Ticket,
+        arguments: dict[str, Any],
+        edited: Any,
+        options: ToolOptions,
+        form: Form | None,
     ) -> dict[str, Any]:
         new = merged(arguments, edited)
+        new = new if form is None else form.read(new)
         shown = mask(codec.to_tree(new), options.sensitive)
         ticket.edited, ticket.arguments = new, orjson.dumps(shown).decode()
         return new

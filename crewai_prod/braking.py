@@ -7,16 +7,31 @@ nothing of crewai.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
-from crewai_prod.brakes import Brakes, Refused, Share
-from crewai_prod.budget import Ask, Budget, Decision, Excess, Fits, Waits, raised
+import orjson
+
+from crewai_prod.approval import BUDGET, Approval, decision_of, raised_limits
+from crewai_prod.approving import Asking, facts_of
+from crewai_prod.brakes import Brakes, Lower, Refused, Share
+from crewai_prod.budget import (
+    Ask,
+    Budget,
+    Decision,
+    Excess,
+    Fits,
+    Used,
+    Waits,
+    raised,
+    with_limits,
+)
 from crewai_prod.codec import text_of
 from crewai_prod.errors import BudgetExceeded, BudgetPaused, CrewProdError
-from crewai_prod.records import Amounts, Pot, Settled, Taken
-from crewai_prod.steps import Scope
+from crewai_prod.records import Amounts, ApprovalRecord, Pot, Settled, Taken
+from crewai_prod.steps import Scope, digest
 from crewai_prod.walk import Ticket
 
 if TYPE_CHECKING:
@@ -39,7 +54,17 @@ class Braking:
         self._run = run
         self._write = write
 
-    def reserve(self, ticket: Ticket, ask: Ask, weight: int, *, patient: bool) -> Fits | Waits:
+    def used(self, ticket: Ticket) -> Used | None:
+        """The limit that covers a model call and of which most is used; None: there is none.
+
+        Raises:
+            JournalError: A budget that runs share could not be looked up.
+        """
+        return self.brakes.used(ticket.scope, self._sharing(ticket)) if self.brakes.on else None
+
+    def reserve(
+        self, ticket: Ticket, ask: Ask, weight: int, *, patient: bool
+    ) -> Fits | Waits | Lower:
         """Set aside what a model call may take of the budgets that cover it.
 
         Args:
@@ -49,7 +74,8 @@ class Braking:
             patient: Whether it can wait for other calls to end.
 
         Returns:
-            How much output is set aside; or that it may be made once other calls have ended.
+            How much output is set aside; that it may be made once other calls have ended; or that
+            the next cheaper model of a budget is to be asked.
 
         Raises:
             BudgetExceeded: It would pass a limit; the run is stopped.
@@ -70,7 +96,7 @@ class Braking:
                 ticket.scope, ticket.step_id, priced, share, patient=patient
             )
             self.warn()
-            if not isinstance(granted, Refused):
+            if not isinstance(granted, Refused) or isinstance(granted, Lower):
                 return granted
             self._passed(granted, ticket.scope)
 
@@ -113,12 +139,16 @@ class Braking:
         if refused is None:
             return None
         decision = self._decided(refused)
-        return self._exceeded(refused.excess, scope, pause=decision != "stop")
+        if decision == "stop":
+            return self._exceeded(refused.excess, scope)
+        return self._paused(refused, scope)
 
     def cut(self, scope: Scope) -> CrewProdError:
         """Stop the run at an answer that was cut at what was left of its budgets."""
-        account, excess = self.brakes.tightest(scope)
-        return self._exceeded(excess, scope, pause=account.budget.on_limit == "pause")
+        refused = Refused(*self.brakes.tightest(scope))
+        if self._asks(refused.account.budget):
+            return self._paused(refused, scope)
+        return self._exceeded(refused.excess, scope)
 
     def warn(self) -> None:
         """Say of which limits so much is spent that a person should know."""
@@ -126,16 +156,32 @@ class Braking:
             for one in self.brakes.warnings():
                 self._run.log.budget_warning(one)
 
+    def take_up(self, questions: Iterable[ApprovalRecord]) -> None:
+        """Take up the limits that people have raised in this run. Before any budget is joined."""
+        for one in questions:
+            if one.kind == BUDGET and one.verdict == "approved":
+                name = orjson.loads(one.arguments or "{}").get("scope", "")
+                limits = self.brakes.limits.setdefault(name, {})
+                limits.update(raised_limits(one, decision_of(one).edited))
+
     def _passed(self, refused: Refused, scope: Scope) -> None:
         """Do what is to be done before a limit is passed; returns if it has been raised."""
         decision = self._decided(refused)
-        if isinstance(decision, Budget):
-            self.brakes.raise_to(refused.account, decision)
-            return
-        raise self._exceeded(refused.excess, scope, pause=decision == "pause")
+        if decision == "pause":
+            decision = self._asked(refused, scope)
+        if not isinstance(decision, Budget):
+            raise self._exceeded(refused.excess, scope)
+        self.brakes.raise_to(refused.account, decision)
+
+    def _asks(self, budget: Budget) -> bool:
+        return budget.on_limit == "pause" or isinstance(budget.on_limit, Approval)
 
     def _decided(self, refused: Refused) -> Decision:
         budget = refused.account.budget
+        if budget.on_limit == "route":  # no model is left to go down to
+            return "stop"
+        if self._asks(budget):
+            return "pause"
         if not callable(budget.on_limit):
             return raised(budget, budget.on_limit)
         try:
@@ -144,9 +190,66 @@ class Braking:
             self._run.log.warning(f"on_limit failed: {type(error).__name__}: {text_of(error)}")
             return "stop"
 
-    def _exceeded(self, excess: Excess, scope: Scope, *, pause: bool) -> CrewProdError:
-        """Stop the run before it passes a limit; returns the refusal that is stored."""
-        kind = BudgetPaused if pause else BudgetExceeded
+    def _asked(self, refused: Refused, scope: Scope) -> Decision:
+        """What a person has decided of a limit.
+
+        Raises:
+            BudgetPaused: Nobody has yet; the run waits.
+            CrewProdError: The question could not be committed.
+        """
+        question = self._question(refused, scope)
+        if question.verdict is None:
+            raise self._exceeded(refused.excess, scope, question)
+        decision = self._run.approving.apply(question)
+        if not decision.approved:
+            return "stop"
+        return with_limits(refused.account.budget, raised_limits(question, decision.edited))
+
+    def _paused(self, refused: Refused, scope: Scope) -> CrewProdError:
+        """Stop the run at a limit that nothing in this session can raise any more."""
+        if self._run.stopped is not None:
+            return self._run.stopped
+        try:
+            question = self._question(refused, scope)
+        except CrewProdError as refusal:
+            return refusal
+        rejected = question.verdict == "rejected"
+        return self._exceeded(refused.excess, scope, None if rejected else question)
+
+    def _question(self, refused: Refused, scope: Scope) -> ApprovalRecord:
+        """The row in which a person is asked for a higher limit. It is the same from wherever."""
+        excess, account = refused.excess, refused.account
+        said = {
+            "limit": excess.limit,
+            "most": plain(excess.most),
+            "spent": plain(excess.spent),
+            "scope": account.name,
+        }
+        identity = digest(*(str(said[one]).encode() for one in ("scope", "limit", "most")))
+        asking = Asking(
+            scope=replace(scope, path=account.path or "run"),
+            kind=BUDGET,
+            why="budget",
+            about=identity,
+            arguments=orjson.dumps(said).decode(),
+        )
+        on_limit = account.budget.on_limit
+        approval = on_limit if isinstance(on_limit, Approval) else Approval()
+        return self._run.approving.put(asking, approval)
+
+    def _exceeded(
+        self, excess: Excess, scope: Scope, question: ApprovalRecord | None = None
+    ) -> CrewProdError:
+        """Stop the run before it passes a limit; returns the refusal that is stored.
+
+        Args:
+            excess: The limit.
+            scope: Where it would be passed.
+            question: The run waits for the answer to it.
+        """
+        kind, more = BudgetExceeded, {}
+        if question is not None:
+            kind, more = BudgetPaused, facts_of(question, self._run.journal.location)
         error = kind(
             excess.message,
             task=scope.task_name,
@@ -157,6 +260,7 @@ class Braking:
             spent=excess.spent,
             left=excess.left,
             scope=excess.scope,
+            **more,
         )
         return self._run.stop(error)
 
@@ -166,3 +270,8 @@ class Braking:
             self._write(lambda: run.journal.reserve(run.lease, ticket.step_id, pots, decide))
 
         return share
+
+
+def plain(value: Decimal | float) -> Any:
+    """A limit's value as JSON has it: money as text, exact."""
+    return str(value) if isinstance(value, Decimal) else value

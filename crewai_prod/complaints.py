@@ -65,6 +65,24 @@ def misfit(faults: Sequence[str], kind: type[BaseModel], *, react: bool) -> str:
     )
 
 
+def rejected(reason: str) -> str:
+    """An answer that a guard does not let pass."""
+    return (
+        f"Your answer is not accepted: {reason}\n"
+        "Give another one that takes this into account, in the form that was asked for before."
+    )
+
+
+def refused_call(tool: str, reason: str) -> str:
+    """A tool call that a guard does not let pass."""
+    return f"{tool} was not called: {reason}"
+
+
+def withheld(tool: str, reason: str) -> str:
+    """What a tool returned and a guard does not let pass."""
+    return f"What {tool} returned is withheld: {reason}"
+
+
 def faults(text: str) -> list[str]:
     """What is wrong with an answer: field, expected, got.
 

@@ -20,6 +20,7 @@ make it succeed.
         ApprovalClosed           a question that was answered, or is not open any more
         AnswerNotAllowed         somebody who may not answer this question has answered it
         ReplayOnly               a finished run was asked for something it does not hold
+        RouteFailed              a rule that chooses the model of a call could not
       JournalError
         JournalUnavailable       it cannot be opened, read or written now
         SchemaTooNew             it was written by a newer version of this package
@@ -47,10 +48,11 @@ make it succeed.
         BudgetExceeded           the next call would pass a limit that the run was given
         BudgetPaused             the same, and the run waits for a person (a `RunPaused`)
         DeadlineExceeded         an agent's `max_execution_time` is over
+        LoopDetected             an agent makes calls that lead nowhere, and does not stop
         ModelUnpriced            nobody knows what a model costs, and such models are not called
       GuardError
-        GuardRejected            an answer was checked, and is not good enough
-        GuardUnavailable         an answer could not be checked; that does not make it bad
+        GuardRejected            a value was checked, and may not pass
+        GuardUnavailable         a value could not be checked; that does not make it bad
       OutputInvalid              the answer is not in the form that the task asks for
 """
 
@@ -196,6 +198,13 @@ class RunPaused(RunError):
     """The run is paused and waits for an answer. `fields["reason"]` says for what."""
 
     actor: ClassVar[Actor] = "operator"
+
+
+class RouteFailed(RunError):
+    """A rule that chooses the model of a call raised, or named no model. Nobody was asked.
+
+    Mend the rule (`fields["rule"]`), then resume the run: it goes on at that call.
+    """
 
 
 class ApprovalRequired(RunPaused):
@@ -412,6 +421,15 @@ class DeadlineExceeded(LimitError, TimeoutError):
     """
 
 
+class LoopDetected(LimitError):
+    """An agent calls a tool in a loop, and went on after it was told and the tool was withheld.
+
+    Look at its last steps, mend the task or the tool, and start a new run; or resume this one with
+    the tool declared `polling`, or with other `loops`, if the calls do make sense. Fields: `kind`
+    (`exact`, `ping_pong`, `no_progress` or `varied`), `tool`, `calls`.
+    """
+
+
 class ModelUnpriced(LimitError):
     """No price is known for the model, and `on_unpriced` is `fail`: it was not called.
 
@@ -428,15 +446,20 @@ class GuardError(CrewProdError):
 
 
 class GuardRejected(GuardError, ValueError):
-    """An answer was checked and is not good enough, after all the tries that the task allows.
+    """A value was checked and may not pass; an answer not after all the tries that it was allowed.
 
-    `fields["attempts"]` says how many answers were checked. Resuming asks for the last one anew. It
-    is a `ValueError` because that is what CrewAI raises for an agent that is kicked off by itself.
+    `fields["attempts"]` says how many answers were checked: resuming asks for the last one anew. If
+    a guard (`fields["guard"]`, at `fields["place"]`) rejects what is no model's answer, it has
+    spoken: resume with a new version of it. It is a `ValueError` because that is what CrewAI raises
+    for an agent that is kicked off by itself.
     """
 
 
 class GuardUnavailable(GuardError):
-    """An answer could not be checked. That does not make it bad: resume to check it again."""
+    """A value could not be checked. That does not make it bad: resume to check it again.
+
+    `fields["guard"]` names the guard, if it is one that `harden` was given.
+    """
 
     retryable: ClassVar[bool] = True
 

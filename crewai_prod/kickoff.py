@@ -19,8 +19,9 @@ import orjson
 from crewai_prod.alerting import tell
 from crewai_prod.budget import seconds_at_work
 from crewai_prod.deadlines import left
-from crewai_prod.errors import CrewProdError, JournalError, ReplayOnly
+from crewai_prod.errors import CrewProdError, JournalError, ReplayOnly, UsageError
 from crewai_prod.failures import describe
+from crewai_prod.notices import teller
 from crewai_prod.options import Options
 from crewai_prod.records import Opened, RunStatus
 from crewai_prod.replay import TaskDefinition, plan_tasks
@@ -64,6 +65,8 @@ class Kickoff:
         """
         journal = self.run.journal
         self.run.bill.prices = self.options.prices
+        self._approve([one.name for one in definitions])
+        self.run.looping.rules = self.options.loops
         request = RunRequest(
             run_id=self.run_id,
             kind=self.kind,
@@ -77,14 +80,33 @@ class Kickoff:
         opened = open_session(self.run, request, definitions)
         if opened.lease is not None and self.options.budgets:
             self._brake(opened)
+        self.run.routing.join(self.options.routes)
+        self.run.guarding.join(self.options.guards, name=self.name)
         _watch(self.run)
         return opened
+
+    def _approve(self, tasks: Sequence[str]) -> None:
+        """Have people asked as the options say.
+
+        Raises:
+            UsageError: The output of a task needs approval that is not there: a name is wrong.
+        """
+        approving, options = self.run.approving, self.options
+        wrong = sorted(set(options.approvals) - set(tasks))
+        if wrong and self.kind in ("crew", "agent"):
+            raise UsageError(f"approvals={wrong}: there are no such tasks, but {sorted(tasks)}.")
+        approving.terminal = options.human == "terminal"
+        approving.outputs = options.approvals
+        if options.notify is not None:
+            approving.tell = teller(options.notify)
 
     def _brake(self, opened: Opened) -> None:
         """Hold the run to its budgets, all its sessions together."""
         brakes, plans = self.run.braking.brakes, self.run.plans.values()
         crew = self.kind == "crew"
         tasks = {one.definition.name: f"tasks/{one.definition.position}" for one in plans}
+        if not opened.created:
+            self.run.braking.take_up(self.run.journal.approvals(self.run.run_id))
         brakes.join(
             self.options.budgets,
             of=f"{self.kind}/{self.name or ''}",
@@ -103,6 +125,10 @@ class Kickoff:
         for name in self.run.braking.brakes.unmet():
             self.run.log.warning(
                 f"A budget is on agent {name!r}, and none of that role was at work."
+            )
+        for name in self.run.routing.unmet():
+            self.run.log.warning(
+                f"A route is for {name!r}, and no task or agent of that name asked."
             )
         self.run.end(RunStatus.COMPLETED, result=result)
         tell(self.run, self.options.on_alert)
@@ -158,10 +184,16 @@ def attach_finished(
 ) -> None:
     """Let a finished run answer what it holds; nothing new can be done in it."""
     journal, run_id = run.journal, opened.run.run_id
-    steps, attempts = tuple(journal.steps(run_id)), tuple(journal.attempts(run_id))
     run.replay_only = ReplayOnly(run_id=run_id)
     run.attach(
-        Opened(lease=None, run=opened.run, created=False, steps=steps, attempts=attempts),
+        Opened(
+            lease=None,
+            run=opened.run,
+            created=False,
+            steps=tuple(journal.steps(run_id)),
+            attempts=tuple(journal.attempts(run_id)),
+            verdicts=tuple(journal.verdicts(run_id)),
+        ),
         log=options.open_log(journal, run_id, opened.run.crew),
         plans=plan_tasks(definitions, opened.tasks, "keep"),
     )

@@ -374,7 +374,11 @@ class StepRecord:
         params: Digest of the message row (role `request`) that holds model, tools and sampling;
             None for a model call that was made past the seams (see `direct`).
         result: JSON, tagged as `codec` writes it; None until done.
+        route: JSON of why a model call went to the model that it went to, if a rule has chosen:
+            `rule`, `reason`, `model` and `instead_of`.
         error: JSON of the failure.
+        output_size: Characters of what a tool returned, as a model reads it.
+        output_cut: How many of them a model was not shown; None for a tool without `max_output`.
         cost: What a model call that was billed cost; None if nothing was billed.
         epoch: The session of the run in which the outcome was recorded.
     """
@@ -400,10 +404,13 @@ class StepRecord:
     cost: Cost | None = None
     model: str | None = None
     provider: str | None = None
+    route: str | None = None
     response_id: str | None = None
     finish_reason: str | None = None
     started_at: float
     duration_ms: float | None = None
+    output_size: int | None = None
+    output_cut: int | None = None
     epoch: int = 0
 
     @property
@@ -422,6 +429,7 @@ class AttemptRecord:
     """A try of a step that did not become its recorded outcome, with what it cost.
 
     `model` and `provider` say who was asked, if it was a model; that may be another one each time.
+    `route` says why, as in `StepRecord`.
     """
 
     step_id: str
@@ -432,6 +440,7 @@ class AttemptRecord:
     cost: Cost | None = None
     model: str | None = None
     provider: str | None = None
+    route: str | None = None
     started_at: float
     duration_ms: float | None = None
     epoch: int = 0
@@ -498,6 +507,51 @@ class Ruling:
     holds_until: float | None = None
 
 
+class VerdictKind(StrEnum):
+    """What a guard has said of a value; `GuardRecord` says it."""
+
+    ALLOW = "allow"
+    MODIFY = "modify"
+    REJECT = "reject"
+    ESCALATE = "escalate"
+    UNAVAILABLE = "unavailable"
+    """It could not say: nobody has judged the value."""
+    TAINT = "taint"
+    """Said by no guard: the tool that is named has brought in what strangers may have written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardRecord:
+    """What a guard has said of one value at one place of a run.
+
+    Attributes:
+        scope: Where in the run.
+        step_id: The step that the value belongs to, if it belongs to one.
+        place: Such as `tool_call`; see `guards.Place`.
+        tool: The tool that was called or has answered.
+        guard: Its name.
+        version: Of its rules.
+        judged: Digest of the value that it was given.
+        reason: Why, without secrets.
+        value: JSON of what takes the value's place, if it was modified.
+        epoch: The session of the run.
+    """
+
+    scope: str
+    step_id: str | None = None
+    place: str
+    tool: str | None = None
+    guard: str
+    version: str
+    verdict: VerdictKind
+    judged: str
+    reason: str | None = None
+    value: str | None = None
+    at: float
+    duration_ms: float | None = None
+    epoch: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """What opening a run gives: the lease to write with and everything recorded so far.
@@ -512,6 +566,7 @@ class Opened:
     steps: tuple[StepRecord, ...] = ()
     attempts: tuple[AttemptRecord, ...] = ()
     messages: frozenset[str] = field(default_factory=frozenset)
+    verdicts: tuple[GuardRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

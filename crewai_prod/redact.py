@@ -15,12 +15,12 @@ telling name as a list or object, or unquoted and with a comma in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import date, time
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 MARK: Final = "[redacted]"
@@ -90,6 +90,35 @@ def is_sensitive(key: str) -> bool:
 def redact_text(text: str) -> str:
     """The text with everything that looks like a key, token or password replaced."""
     return _short(text) if len(text) <= _SHORT else _clean(text)
+
+
+class Secret(NamedTuple):
+    """Where in a text a secret stands.
+
+    Attributes:
+        start: Position of its first character.
+        end: Position after its last one.
+        kind: `key`, `private key`, `password` (in a URL), `token` (after `Bearer`), or `assigned`
+            (to a telling name), which is the weakest sign.
+    """
+
+    start: int
+    end: int
+    kind: str
+
+
+def find_secrets(text: str) -> list[Secret]:
+    """Where `redact_text` would put its mark. They may overlap."""
+    return [
+        Secret(start, end, shape.kind)
+        for shape in _shapes_for(text)
+        for start, end in shape.spans(text)
+    ]
+
+
+def key_shapes() -> Mapping[str, str]:
+    """How known kinds of keys begin, and the pattern of how each goes on."""
+    return _KEYS
 
 
 # -- keys -----------------------------------------------------------------------------------------
@@ -181,9 +210,9 @@ _BLOCK = re.compile(
     r"(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
     re.DOTALL,
 )
-_USERINFO = re.compile(r"://[^\s/@:\"']{0,100}:[^\s/@\"']{1,200}@")
+_USERINFO = re.compile(r"://(?P<secret>[^\s/@:\"']{0,100}:[^\s/@\"']{1,200})@")
 _BEARER = re.compile(
-    r"(?i:(\bbearer\s{1,4}))(?:(?=[^\s\d]*\d)[\w.~+/=-]{8,}|[\w.~+/=-]{16,})", re.ASCII
+    r"(?i:(\bbearer\s{1,4}))(?P<secret>(?=[^\s\d]*\d)[\w.~+/=-]{8,}|[\w.~+/=-]{16,})", re.ASCII
 )
 _NAME = re.compile(
     r"""(?<![\w.-])(?:
@@ -205,47 +234,89 @@ _VALUE = re.compile(
 )
 
 
-def _assigned(text: str) -> str:
-    """Replace what `name=value`, `"name": "value"` and `--name value` give to a telling name."""
-    parts: list[str] = []
-    end = 0
-    for match in _NAME.finditer(text):
-        if match.start() < end or not is_sensitive(match["flag"] or match["name"]):
-            continue
-        value = _VALUE.match(text, match.end())
-        if value is not None:
-            quote = value["quote"] or value["single"] or value["escaped"] or ""
-            parts += text[end : value.start()], quote, MARK, quote
-            end = value.end()
-    return "".join([*parts, text[end:]])
+class _Pattern:
+    """What one pattern knows of: where its secrets stand, and the text without them."""
+
+    __slots__ = ("_instead", "_pattern", "_secret", "kind")
+
+    def __init__(self, pattern: re.Pattern[str], instead: str = MARK, *, kind: str = "key") -> None:
+        self._pattern = pattern
+        self._instead = instead
+        self._secret: str | int = "secret" if "secret" in pattern.groupindex else 0
+        self.kind = kind
+
+    def clean(self, text: str) -> str:
+        return self._pattern.sub(self._instead, text)
+
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        return (match.span(self._secret) for match in self._pattern.finditer(text))
 
 
-def _each(pattern: re.Pattern[str], instead: str = MARK) -> Callable[[str], str]:
-    return lambda text: pattern.sub(instead, text)
+class _Assigned:
+    """What `name=value`, `"name": "value"` and `--name value` give to a telling name."""
+
+    kind = "assigned"
+
+    def clean(self, text: str) -> str:
+        parts: list[str] = []
+        end = 0
+        for start, stop, quote in self._values(text):
+            parts += text[end:start], quote, MARK, quote
+            end = stop
+        return "".join([*parts, text[end:]])
+
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        for start, stop, quote in self._values(text):
+            closed = quote and stop - len(quote) >= start + len(quote)
+            inner = stop - len(quote) if closed and text.endswith(quote, start, stop) else stop
+            if start + len(quote) < inner:
+                yield start + len(quote), inner
+
+    def _values(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Start, end and quotes of each value, the quotes within."""
+        end = 0
+        for match in _NAME.finditer(text):
+            if match.start() < end or not is_sensitive(match["flag"] or match["name"]):
+                continue
+            value = _VALUE.match(text, match.end())
+            if value is not None:
+                end = value.end()
+                yield (
+                    value.start(),
+                    end,
+                    value["quote"] or value["single"] or value["escaped"] or "",
+                )
 
 
-def _key_shape(prefix: str, rest: str) -> Callable[[str], str]:
+_ASSIGNED: Final = _Assigned()
+
+
+def _key_shape(prefix: str, rest: str) -> _Pattern:
     # The prefix comes before the look behind it: a pattern that begins with letters is searched for
     # many times faster.
     letters = re.escape(prefix)
-    return _each(re.compile(f"{letters}(?<![A-Za-z0-9]{letters})(?:{rest})", re.ASCII))
+    return _Pattern(re.compile(f"{letters}(?<![A-Za-z0-9]{letters})(?:{rest})", re.ASCII))
 
 
 # Most texts hold no secret: looking for these first costs a tenth of trying every pattern.
-_HINTS: Final = [
-    ("-----begin", _each(_BLOCK)),
-    ("://", _each(_USERINFO, f"://{MARK}@")),
+_HINTS: Final[list[tuple[str, _Pattern | _Assigned]]] = [
+    ("-----begin", _Pattern(_BLOCK, kind="private key")),
+    ("://", _Pattern(_USERINFO, f"://{MARK}@", kind="password")),
     *((prefix.lower(), _key_shape(prefix, rest)) for prefix, rest in _KEYS.items()),
-    ("bearer", _each(_BEARER, r"\1" + MARK)),
-    *((word, _assigned) for word in _NAMING),
+    ("bearer", _Pattern(_BEARER, r"\1" + MARK, kind="token")),
+    *((word, _ASSIGNED) for word in _NAMING),
 ]
 
 
-def _clean(text: str) -> str:
+def _shapes_for(text: str) -> dict[_Pattern | _Assigned, None]:
+    """What is worth trying on a text, each once and in order."""
     lowered = text.lower()
-    shapes = [shape for hint, shape in _HINTS if hint in lowered]
-    for shape in dict.fromkeys(shapes) if shapes else ():
-        text = shape(text)
+    return dict.fromkeys([shape for hint, shape in _HINTS if hint in lowered])
+
+
+def _clean(text: str) -> str:
+    for shape in _shapes_for(text):
+        text = shape.clean(text)
     return text
 
 

@@ -27,6 +27,10 @@ class Settings(BaseSettings):
             0.6}}`; as JSON in the environment.
         on_unpriced: What to do about a model whose price nobody knows: `warn`, `fail` (it is not
             called), or the US dollars per million tokens to count it with.
+        notify: An http(s) address that is sent JSON when a run waits for a person.
+        human: Where people are asked what CrewAI asks them (`human_input`, `@human_feedback`,
+            `Flow.ask`): `pause`: the run waits for an answer as for any approval; `terminal`.
+        loops: Whether calls that lead nowhere are looked for; see `Loops`.
         quiet: Silence CrewAI's own console output during hardened runs, and the progress of a
             batch.
     """
@@ -42,4 +46,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=LEASE_SECONDS, gt=0)
     prices: dict[str, dict[str, Decimal] | Decimal] | None = None
     on_unpriced: str | Decimal | None = None
+    notify: str | None = None
+    human: Literal["pause", "terminal"] = "pause"
+    loops: bool = True
     quiet: bool = False

@@ -25,6 +25,7 @@ _THREADS = 32
 """Commits that wait together are one commit; more waiters make it no faster."""
 
 _pool: ThreadPoolExecutor | None = None
+_long_pool: ThreadPoolExecutor | None = None
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -34,8 +35,20 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         asyncio.CancelledError: This coroutine was cancelled meanwhile; the work is done all the
             same, and failed or not.
     """
-    call = functools.partial(contextvars.copy_context().run, work, *args, **kwargs)
-    job = asyncio.get_running_loop().run_in_executor(_threads(), call)
+    return await _in(_threads(), functools.partial(work, *args, **kwargs))
+
+
+async def at_length(work: Callable[[], T]) -> T:
+    """As `in_thread`, on threads that may be busy for longer than a commit takes.
+
+    What is done on them may itself wait for commits, on the threads for those.
+    """
+    return await _in(_long_threads(), work)
+
+
+async def _in(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    call = functools.partial(contextvars.copy_context().run, work)
+    job = asyncio.get_running_loop().run_in_executor(pool, call)
     try:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
@@ -61,10 +74,17 @@ def _threads() -> ThreadPoolExecutor:
     return _pool
 
 
+def _long_threads() -> ThreadPoolExecutor:
+    global _long_pool
+    if _long_pool is None:
+        _long_pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="crewai-prod-at-length")
+    return _long_pool
+
+
 def _forget_threads() -> None:
     """Threads do not survive a fork."""
-    global _pool
-    _pool = None
+    global _pool, _long_pool
+    _pool = _long_pool = None
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,13 +17,14 @@ from crewai_prod._crewai.agents import in_kickoff
 from crewai_prod._crewai.asked import Asked
 from crewai_prod._crewai.build import Workshop, give_back_agent
 from crewai_prod._crewai.definition import define_agent
+from crewai_prod._crewai.guarded_ends import admitted, released
 from crewai_prod._crewai.outputs import dump_model
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, seam_of, take_over
 from crewai_prod._crewai.usage import read_metrics
 from crewai_prod.cancelling import cancel
-from crewai_prod.errors import ToolFailed
+from crewai_prod.errors import CrewProdError, ToolFailed
 from crewai_prod.kickoff import Kickoff, place_around, whatever_happens, with_cause
 from crewai_prod.options import Options
 from crewai_prod.outcomes import UnknownPolicy
@@ -167,6 +168,8 @@ class _AgentWork:
             run.braking.brakes.join(
                 seam.options.budgets, of=f"agent/{facade.role}", path=scope.path
             )
+            run.routing.join(seam.options.routes, scope.path)
+            run.guarding.join(seam.options.guards, name=facade.role, path=scope.path)
         else:
             options = seam.options.for_kickoff(asked.on_change, asked.unknown)
             run, scope = Run(options.open_journal(), options.tools, options.retry), Scope()
@@ -191,10 +194,9 @@ class _AgentWork:
             stored = self._open()
             if stored is not None:
                 return stored
+            asked = self._admitted()
             with in_kickoff(self.run, self._scope()):
-                result = self.agent.kickoff(
-                    self.asked.inputs, *self.asked.args, **self.asked.kwargs
-                )
+                result = self.agent.kickoff(asked, *self.asked.args, **self.asked.kwargs)
         except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
             failure = unwrapped(error)
         else:
@@ -207,14 +209,30 @@ class _AgentWork:
             stored = await in_thread(self._open)
             if stored is not None:
                 return stored
+            asked = self.asked.inputs
+            if self.run.guarding.on:
+                asked = await self.run.guarding.in_thread(self._admitted)
             with in_kickoff(self.run, self._scope()):
                 work: Callable[..., Awaitable[Any]] = self.agent.kickoff_async
-                result = await work(self.asked.inputs, *self.asked.args, **self.asked.kwargs)
+                result = await work(asked, *self.asked.args, **self.asked.kwargs)
         except BaseException as error:  # noqa: BLE001 - as in `run_sync`
             failure = unwrapped(error)
         else:
-            return await in_thread(self._finish, result)
+            return await self.run.guarding.in_thread(self._finish, result)
         raise with_cause(await whatever_happens(_AgentWork._ended, self, failure), failure)
+
+    @property
+    def _path(self) -> str | None:
+        """Whose guards judge what goes in and comes out; None: the run's own."""
+        return self.scope.path if self.kickoff is None else None
+
+    def _admitted(self) -> Any:
+        """The messages as guards let them pass; they are given as the input `messages`."""
+        if not self.run.guarding.on:
+            return self.asked.inputs
+        given = {"messages": self.asked.inputs}
+        passed = admitted(self.run, self.scope, self._path, given)
+        return passed.get("messages", self.asked.inputs)
 
     def _scope(self) -> Scope:
         place = self.scope if self.kickoff is None else self.run.scope_of_task(_THE_TASK)
@@ -248,19 +266,23 @@ class _AgentWork:
         return decode_agent_output(output, self.asked, self.run.usage)
 
     def _finish(self, result: LiteAgentOutput) -> LiteAgentOutput:
-        """Commit the output; only then is it handed over."""
-        usage = self.run.usage if self.kickoff is not None else self.run.usage_within(self.scope)
-        result.usage_metrics = read_metrics(usage).model_dump()
+        """Commit the output; only then is it handed over, as guards let it pass."""
         self._show()
         if self.run.stopped is None:
             bench, role = seam_of(self.agent).bench, self.agent.role
             with suppress(ToolFailed):  # it is stored on the run, and raised below
                 demand(self.run, self._scope(), role, bench.declared, bench.declared)
-        if self.kickoff is None:
+        try:
             self.run.check()
+            result = released(self.run, self.scope, self._path, result)
+        except CrewProdError as refusal:
+            if self.kickoff is None:
+                raise
+            raise self._fail(refusal) from refusal.__cause__
+        usage = self.run.usage if self.kickoff is not None else self.run.usage_within(self.scope)
+        result.usage_metrics = read_metrics(usage).model_dump()
+        if self.kickoff is None:
             return result
-        if self.run.stopped is not None:
-            raise self._fail(self.run.stopped)
         output = encode_agent_output(result)
         self.run.finish_task(_THE_TASK, self.agent.role, output)
         self.kickoff.complete(output)

@@ -4,6 +4,10 @@ CrewAI hands an agent's answer to a human input provider, which asks a person an
 there is feedback, has the agent try again. Whatever the provider is, two things can be seen of it:
 it adds messages to the conversation and has the agent go on, or it returns the answer that counts.
 Each of these is recorded when it happens; a resumed run repeats what is recorded without asking.
+
+CrewAI's own provider reads from the terminal. Unless that was asked for (`human="terminal"`), the
+question is a row as any other, and the run waits: to approve is to be content, the reason of a
+rejection is the feedback.
 """
 
 from __future__ import annotations
@@ -26,9 +30,10 @@ from crewai.core.providers.human_input import (
 )
 
 from crewai_prod import codec
-from crewai_prod._crewai.answers import decode_answer, encode_answer
+from crewai_prod._crewai.answers import as_text, decode_answer, encode_answer
 from crewai_prod._crewai.places import scope_of
-from crewai_prod._crewai.stop import Passing, StopRun
+from crewai_prod._crewai.stop import Passing, StopRun, refusing
+from crewai_prod.approval import HUMAN_INPUT
 from crewai_prod.errors import CrewProdError, RunPaused
 from crewai_prod.failures import describe
 from crewai_prod.records import StepKind, StepRecord
@@ -77,6 +82,16 @@ def is_default(provider: Any) -> bool:
     return type(provider) is SyncHumanInputProvider
 
 
+def is_unheard(agent: Any, run: Run) -> bool:
+    """Whether feedback would be asked for that this release of CrewAI cannot give to an agent.
+
+    The agent's executor lacks what CrewAI's own provider calls. A person is asked as about an
+    output then: see `approved_outputs`.
+    """
+    waits = provider_here() is None and not run.approving.terminal
+    return waits and not hasattr(getattr(agent, "executor_class", None), "_invoke_loop")
+
+
 def _plain(provider: Any) -> Any:
     return provider.inner if isinstance(provider, RunProvider) else provider
 
@@ -113,9 +128,15 @@ class RunProvider(HumanInputProvider):
         """Repeat what is recorded, then have the provider ask."""
         if context._is_training_mode():
             return self.inner.handle_feedback(formatted_answer, context)
+        if is_unheard(context.agent, self._run):
+            context.ask_for_human_input = False
+            return formatted_answer
         rounds, answer = _Rounds(self._run, context), formatted_answer
         while not rounds.begin(answer):
             answer = context._invoke_loop()
+        while rounds.accepted is None and self._waits:
+            if not rounds.decided():
+                rounds.begin(context._invoke_loop())
         if rounds.accepted is not None:
             return rounds.accepted
         with self._refusing(context, rounds):
@@ -126,15 +147,26 @@ class RunProvider(HumanInputProvider):
         """Repeat what is recorded, then have the provider ask."""
         if context._is_training_mode():
             return await self.inner.handle_feedback_async(formatted_answer, context)
+        if is_unheard(context.agent, self._run):
+            context.ask_for_human_input = False
+            return formatted_answer
         rounds, answer = _Rounds(self._run, context), formatted_answer
         while not rounds.begin(answer):
             answer = await context._ainvoke_loop()
+        while rounds.accepted is None and self._waits:
+            if not await in_thread(rounds.decided):
+                rounds.begin(await context._ainvoke_loop())
         if rounds.accepted is not None:
             return rounds.accepted
         with self._refusing(context, rounds):
             listening = _Listening(context, rounds)
             final = await self._asks().handle_feedback_async(rounds.answer, listening)
             return await in_thread(rounds.accept, final)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the run waits for an answer, instead of asking on the terminal."""
+        return is_default(self.inner) and not self._run.approving.terminal
 
     def _asks(self) -> Any:
         return _Terminal() if is_default(self.inner) else self.inner
@@ -204,6 +236,38 @@ class _Rounds:
             output = decode_answer(said["output"], kinds)
             self.accepted = AgentFinish(thought=said["thought"], output=output, text=said["text"])
         return True
+
+    def decided(self) -> bool:
+        """Do as a person has decided. False if the agent is to go on with their feedback.
+
+        Raises:
+            StopRun: Nobody has yet, and the run waits; or it was stopped.
+        """
+        ticket = self.ticket
+        assert ticket is not None
+        with refusing():
+            decision = self.run.approving.ask(
+                ticket.scope,
+                kind=HUMAN_INPUT,
+                why="declared",
+                about=ticket.step_id,
+                step_id=ticket.step_id,
+                arguments=ticket.arguments,
+            )
+            if decision.approved:
+                self.context.ask_for_human_input = False
+                self.accepted = self.accept(self._edited(decision.edited))
+                return True
+            note = decision.note or "A person has rejected this answer."
+            self.context.messages.append(self.context._format_feedback_message(note))
+            self.feed_back()
+            return False
+
+    def _edited(self, edited: Any) -> Any:
+        if edited is None:
+            return self.answer
+        text = as_text(edited)
+        return AgentFinish(thought=self.answer.thought, output=text, text=text)
 
     def feed_back(self) -> None:
         """Commit what a person's feedback added to the conversation."""

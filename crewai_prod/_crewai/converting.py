@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from crewai_prod._crewai.llm import answer_beside
 from crewai_prod._crewai.metering import meter_beside
+from crewai_prod._crewai.model_call import Messages
 from crewai_prod._crewai.takeover import Seamed, seam_class
 
 
@@ -25,7 +26,9 @@ class RunInstructor(InternalInstructor[Any]):
         messages = [{"role": "user", "content": self.content}]
         return answer_beside(self.llm, messages, self.model, self._ask)
 
-    def _ask(self) -> Any:
+    def _ask(self, sent: Messages | None) -> Any:
+        if sent is not None:  # it sends one message
+            self.content = "\n\n".join(str(one.get("content", "")) for one in sent)
         try:
             answer = super().to_pydantic()
         except Exception as error:

@@ -223,6 +223,7 @@ def _alone(crew: Any, shop: _Shop, asked: Asked) -> CrewSeam:
 def _within(run: Run, around: Scope, crew: Any, shop: _Shop, asked: Asked) -> NestedCrewSeam:
     """A kickoff that belongs to the run it is made in."""
     files = crew_run.given_files(asked.args, asked.kwargs)
+    run.approving.outputs = {**shop.seam.options.approvals, **run.approving.outputs}
     scope = nested_scope(run, around, crew, [asked.inputs, files])
     if shop.seam.options.budgets:
         names = [task_name(task, position) for position, task in enumerate(crew.tasks)]
@@ -232,6 +233,8 @@ def _within(run: Run, around: Scope, crew: Any, shop: _Shop, asked: Asked) -> Ne
             path=scope.path,
             tasks={name: f"{scope.path}/tasks/{n}" for n, name in enumerate(names)},
         )
+    run.routing.join(shop.seam.options.routes, scope.path)
+    run.guarding.join(shop.seam.options.guards, name=crew.name, path=scope.path)
     workshop = Workshop(run, shop.seam.options.tools, scope)
     return NestedCrewSeam(shop=shop, run=run, workshop=workshop, scope=scope)
 

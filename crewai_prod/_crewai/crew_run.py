@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from crewai import CrewOutput
 from crewai.utilities.llm_utils import create_llm
 from crewai.utilities.planning_handler import CrewPlanner
 
@@ -13,10 +14,12 @@ from crewai_prod import codec
 from crewai_prod._crewai.agents import in_kickoff
 from crewai_prod._crewai.build import Workshop, give_back_crew, show_manager
 from crewai_prod._crewai.definition import define
+from crewai_prod._crewai.guarded_ends import admitted, released
 from crewai_prod._crewai.outputs import decode_kickoff, decode_output, encode_kickoff
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, original_of, put, put_private, seam_of
 from crewai_prod._crewai.usage import read_metrics
+from crewai_prod.errors import CrewProdError
 from crewai_prod.kickoff import Kickoff, whatever_happens, with_cause
 from crewai_prod.records import Opened, Usage
 from crewai_prod.run import Run, recorded_usage
@@ -66,17 +69,48 @@ class NestedCrewSeam:
         """What this kickoff has cost."""
         return self.run.usage_within(self.scope)
 
+    @property
+    def path(self) -> str | None:
+        """Whose guards judge what goes in and comes out; None: the run's own."""
+        return self.scope.path
+
     def open(self, crew: Any, inputs: Any, files: Any) -> Any:
         """Nothing is to be opened; the run around it must still be going on."""
         self.run.check()
         return None
+
+    def admitted(self, inputs: Any) -> Any:
+        """The inputs as guards let them pass.
+
+        Raises:
+            CrewProdError: They do not; the run is stopped.
+        """
+        if not self.run.guarding.on:
+            return inputs
+        given = inputs or {}
+        passed = admitted(self.run, self.scope, self.path, given)
+        return inputs if passed is given else passed
 
     def finished(self, crew: Any, result: Any) -> Any:
         """Hand the result over, unless the run was stopped."""
         self.workshop.caches.publish()
         self.show(crew)
         self.run.check()
-        return result
+        return self.released(crew, result)
+
+    def released(self, crew: Any, result: Any) -> Any:
+        """The result as guards let it pass; what they have cost is on its bill.
+
+        Raises:
+            CrewProdError: They do not; the run is stopped.
+        """
+        if not self.run.guarding.on:
+            return result
+        passed = released(self.run, self.scope, self.path, result)
+        usage = crew.calculate_usage_metrics()
+        if isinstance(passed, CrewOutput):
+            passed.token_usage = usage
+        return passed
 
     def ended(self, crew: Any, error: BaseException) -> BaseException:
         """What the caller of a kickoff that did not return is to see."""
@@ -110,6 +144,11 @@ class CrewSeam(NestedCrewSeam):
         """What the run has cost, all sessions together."""
         return self.run.usage
 
+    @property
+    def path(self) -> str | None:
+        """The run's own guards."""
+        return None
+
     def open(self, crew: Any, inputs: Any, files: Any) -> Any:
         """Open the run; returns the stored result of a finished one, else None."""
         given = {**(inputs or {}), "input_files": files} if files else inputs
@@ -122,6 +161,10 @@ class CrewSeam(NestedCrewSeam):
         """Record the run's end; only then is its result handed over."""
         if self.run.stopped is not None:
             raise self.failed(crew, self.run.stopped)
+        try:
+            result = self.released(crew, result)
+        except CrewProdError as refusal:
+            raise self.failed(crew, refusal) from refusal.__cause__
         self.kickoff.complete(encode_kickoff(result, self.made))
         self.workshop.caches.publish()
         self.show(crew)
@@ -191,6 +234,7 @@ class RunCrew(Seamed):
             stored = seam.open(self, inputs, given_files(args, kwargs))
             if stored is not None:
                 return stored
+            inputs = seam.admitted(inputs)
             with in_kickoff(seam.run, seam.scope):
                 result = super().kickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
@@ -209,12 +253,14 @@ class RunCrew(Seamed):
             stored = await in_thread(seam.open, self, inputs, given_files(args, kwargs))
             if stored is not None:
                 return stored
+            if seam.run.guarding.on:
+                inputs = await seam.run.guarding.in_thread(seam.admitted, inputs)
             with in_kickoff(seam.run, seam.scope):
                 result = await super().akickoff(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - as in `kickoff`
             failure = unwrapped(error)
         else:
-            return await in_thread(seam.finished, self, result)
+            return await seam.run.guarding.in_thread(seam.finished, self, result)
         raise with_cause(await whatever_happens(seam.ended, self, failure), failure)
 
     def calculate_usage_metrics(self) -> Any:

@@ -27,6 +27,8 @@ from crewai_prod._crewai.takeover import (
     seam_of,
     take_over,
 )
+from crewai_prod.answering import approve
+from crewai_prod.approval import FEEDBACK, QUESTION
 from crewai_prod.cancelling import cancel
 from crewai_prod.errors import UsageError
 from crewai_prod.kickoff import Kickoff, place_around
@@ -164,10 +166,15 @@ class HardenedFlow(Seamed):
         name = run_id or seam.last_run
         if name is None:
             raise UsageError("resume() needs the run_id of the kickoff that waits for an answer.")
-        stored = seam.options.open_journal().run(name).inputs
+        journal = seam.options.open_journal()
+        asked = journal.approvals(name, status="open")
+        open_ = [one for one in asked if one.kind in (FEEDBACK, QUESTION)]
+        if open_:
+            approve(open_[0].id, journal, note=feedback)
+        stored = journal.run(name).inputs
         inputs = None if stored is None else codec.decode(stored)
         working = _working(self, Asked(name, None, None, inputs))
-        seam_of(working).feedback = feedback
+        seam_of(working).feedback = None if open_ else feedback
         return working, inputs
 
     @property
@@ -288,6 +295,8 @@ def _seam(facade: Any, seam: FacadeSeam, asked: Asked) -> FlowSeam:
         run.braking.brakes.join(
             seam.options.budgets, of=f"flow/{definition.name}", path=nested.path
         )
+        run.routing.join(seam.options.routes, nested.path)
+        run.guarding.join(seam.options.guards, name=definition.name, path=nested.path)
         return FlowSeam(
             holder=holder, run=run, workshop=Workshop(run, seam.options.tools), nested=nested
         )

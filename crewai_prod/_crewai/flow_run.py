@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
-from crewai.flow.async_feedback import HumanFeedbackPending
+from crewai.flow.async_feedback import ConsoleProvider, HumanFeedbackPending
 from crewai.flow.human_feedback import _resolve_llm_instance
 
 from crewai_prod._crewai.agents import in_kickoff
@@ -21,13 +21,16 @@ from crewai_prod._crewai.flow_steps import (
     ask_person,
     begin_state,
     kinds_of,
+    wait_for_person,
     whole_state,
 )
+from crewai_prod._crewai.guarded_ends import admitted, released
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, put_private, seam_of
 from crewai_prod._crewai.usage import read_metrics
-from crewai_prod.errors import RunPaused
+from crewai_prod.approval import FEEDBACK, QUESTION
+from crewai_prod.errors import CrewProdError, RunPaused
 from crewai_prod.kickoff import Kickoff, attach_finished, whatever_happens, with_cause
 from crewai_prod.records import Usage
 from crewai_prod.run import Run
@@ -35,6 +38,7 @@ from crewai_prod.session import inputs_digest
 from crewai_prod.steps import Scope
 from crewai_prod.stored import UNFAITHFUL, pack, unpack
 from crewai_prod.threads import in_thread
+from crewai_prod.walk import Ticket
 
 _THE_FLOW = 0
 """A flow's run has one task: the flow."""
@@ -112,8 +116,22 @@ class FlowSeam:
         self.run.begin_task(_THE_FLOW, None)
         return None
 
+    def admitted(self, inputs: Any) -> Any:
+        """The inputs as guards let them pass.
+
+        Raises:
+            CrewProdError: They do not; the run is stopped.
+        """
+        given = inputs or {}
+        passed = admitted(self.run, self.scope, self._path, given)
+        return inputs if passed is given else passed
+
+    @property
+    def _path(self) -> str | None:
+        return None if self.nested is None else self.nested.path
+
     def finished(self, flow: Any, result: Any) -> Any:
-        """Record the end; only then is the result handed over."""
+        """Record the end; only then is the result handed over, as guards let it pass."""
         if self.run.replay_only is not None and self.kickoff is not None:
             self.show(flow)
             self.run.ended = True
@@ -121,13 +139,17 @@ class FlowSeam:
         if self.kickoff is None:
             self.show(flow)
             self.run.check()
-            return result
+            return released(self.run, self.scope, self._path, result)
         if self.run.stopped is not None:
             raise self.failed(flow, self.run.stopped)
         if isinstance(result, HumanFeedbackPending):
             waiting = RunPaused("The flow waits for a person.", reason="approval")
             self.failed(flow, self.run.stop(waiting))
             return result
+        try:
+            result = released(self.run, self.scope, self._path, result)
+        except CrewProdError as refusal:
+            raise self.failed(flow, refusal) from refusal.__cause__
         stored = encode_end(flow, result)
         self.run.finish_task(_THE_FLOW, None, stored)
         self.kickoff.complete(stored)
@@ -177,12 +199,14 @@ class RunFlow(Seamed):
             stored = await in_thread(seam.open, self, inputs)
             if stored is not None and stored != UNFAITHFUL:
                 return await in_thread(_handed_back, self, seam, stored)
+            if seam.run.guarding.on:
+                inputs = await seam.run.guarding.in_thread(seam.admitted, inputs)
             with in_kickoff(seam.run, seam.scope):
                 result = await super().kickoff_async(inputs, *args, **kwargs)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - whatever ends a run is recorded, then raised
             failure = unwrapped(error)
         else:
-            return await in_thread(seam.finished, self, result)
+            return await seam.run.guarding.in_thread(seam.finished, self, result)
         finally:
             seam.opened = False
         raise with_cause(await whatever_happens(seam.ended, self, failure), failure)
@@ -208,14 +232,16 @@ class RunFlow(Seamed):
     def ask(self, message: str, timeout: float | None = None, metadata: Any = None) -> Any:
         """`Flow.ask`, once per run for one question."""
         seam: FlowSeam = seam_of(self)
-        ask: Callable[..., Any] = super().ask  # type: ignore[misc]
-        return ask_person(
-            seam.run,
-            scope_of(seam.run),
-            "ask",
-            {"message": message},
-            lambda: ask(message, timeout, metadata),
-        )
+        on_terminal: Callable[..., Any] = super().ask  # type: ignore[misc]
+        question, run = {"message": message}, seam.run
+        waits = isinstance(self._resolve_input_provider(), ConsoleProvider)  # type: ignore[attr-defined]
+
+        def ask(ticket: Ticket) -> Any:
+            if run.approving.terminal or not waits:
+                return on_terminal(message, timeout, metadata)
+            return wait_for_person(run, ticket, QUESTION, question, timeout)
+
+        return ask_person(run, scope_of(run), "ask", question, ask)
 
     async def _run_human_feedback_step(self, method_name: Any, definition: Any, output: Any) -> Any:
         """A person's feedback, with the model that reads it behind its seam."""
@@ -229,8 +255,16 @@ class RunFlow(Seamed):
 
     def _request_human_feedback(self, **kwargs: Any) -> Any:
         seam: FlowSeam = seam_of(self)
-        ask: Callable[..., Any] = super()._request_human_feedback  # type: ignore[misc]
-        return ask_about(seam, kwargs["method_name"], kwargs["message"], lambda: ask(**kwargs))
+        on_terminal: Callable[..., Any] = super()._request_human_feedback  # type: ignore[misc]
+
+        def ask(ticket: Ticket) -> Any:
+            if seam.run.approving.terminal:
+                return on_terminal(**kwargs)
+            shown = {name: kwargs[name] for name in ("message", "output", "emit") if kwargs[name]}
+            said = wait_for_person(seam.run, ticket, FEEDBACK, shown)
+            return "rejected" if said is None else said
+
+        return ask_about(seam, kwargs["method_name"], kwargs["message"], ask)
 
     def _resolve_feedback_provider(self, definition: Any) -> Any:
         provider = super()._resolve_feedback_provider(definition)  # type: ignore[misc]
@@ -242,7 +276,7 @@ class RunFlow(Seamed):
         return read_metrics(seam_of(self).usage)
 
 
-def ask_about(seam: FlowSeam, method: str, message: str, ask: Callable[[], Any]) -> Any:
+def ask_about(seam: FlowSeam, method: str, message: str, ask: Callable[[Ticket], Any]) -> Any:
     """What a person says about what a method returned."""
     scope, question = seam.scope.of_method(str(method)), {"message": message}
     return ask_person(seam.run, scope, "human_feedback", question, ask)
@@ -262,7 +296,7 @@ class RecordedFeedback:
             HumanFeedbackPending: The provider answers later; the run waits.
         """
         name, message = context.method_name, context.message
-        return ask_about(self.seam, name, message, lambda: self._answer(context, flow))
+        return ask_about(self.seam, name, message, lambda _: self._answer(context, flow))
 
     def _answer(self, context: Any, flow: Any) -> Any:
         given, self.seam.feedback = self.seam.feedback, None

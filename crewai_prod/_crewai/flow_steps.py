@@ -22,6 +22,9 @@ from crewai.lite_agent_output import LiteAgentOutput
 from crewai.tasks.task_output import TaskOutput
 from pydantic import BaseModel
 
+from crewai_prod import codec
+from crewai_prod._crewai.answers import as_text
+from crewai_prod.approval import Approval
 from crewai_prod.failures import describe
 from crewai_prod.records import StepKind, StepRecord, StepStatus
 from crewai_prod.run import Run, in_body
@@ -34,6 +37,8 @@ from crewai_prod.walk import Ticket
 _METHOD = ToolOptions(effect="nested")
 _ASKING = ToolOptions(effect="read")
 _STATE = "state"
+_SHORTEST = 0.001
+"""Seconds that an answer is waited for at least."""
 _CREWAIS = {
     kind.__qualname__: kind
     for kind in (CrewOutput, HumanFeedbackResult, LiteAgentOutput, TaskOutput)
@@ -280,7 +285,7 @@ def whole_state(flow: Any, kinds: Kinds) -> dict[str, Any]:
 
 
 def ask_person(
-    run: Run, scope: Scope, name: str, question: Mapping[str, Any], ask: Callable[[], Any]
+    run: Run, scope: Scope, name: str, question: Mapping[str, Any], ask: Callable[[Ticket], Any]
 ) -> Any:
     """A person's answer as a step: asked once, answered from the journal afterwards.
 
@@ -290,6 +295,35 @@ def ask_person(
     ticket = run.begin_tool(scope, name, question, _ASKING, StepKind.HUMAN)
     if ticket.recorded is not None and ticket.recorded.status is StepStatus.DONE:
         return unpack(ticket.recorded.result or "null", {})
-    answer = ask()
+    answer = ask(ticket)
     run.finish_tool(ticket, pack(answer, {})[0], answer if isinstance(answer, str) else None)
     return answer
+
+
+def wait_for_person(
+    run: Run, ticket: Ticket, kind: str, shown: Mapping[str, Any], seconds: float | None = None
+) -> str | None:
+    """What a person has answered to a question that the run waits on.
+
+    Returns:
+        Their words; nothing if they approved without any; None if they rejected without any, or
+        nobody has answered in time.
+
+    Raises:
+        ApprovalRequired: Nobody has answered yet; the run is stopped.
+        CrewProdError: The run was stopped before, or the question could not be committed.
+    """
+    decision = run.approving.ask(
+        ticket.scope,
+        kind=kind,
+        why="declared",
+        about=ticket.step_id,
+        step_id=ticket.step_id,
+        arguments=orjson.dumps(codec.to_tree(dict(shown))).decode(),
+        approval=Approval(expires=None if seconds is None else max(seconds, _SHORTEST)),
+    )
+    if decision.edited is not None:
+        return as_text(decision.edited)
+    if decision.approved:
+        return decision.note or ""
+    return None if decision.by is None else decision.note

@@ -29,7 +29,7 @@ KICKOFFS = ("kickoff", "kickoff_async", "akickoff")
 @contextmanager
 def kickoffs_hardened(journal: Path) -> Iterator[None]:
     """Within this block every kickoff of a crew, an agent or a flow is that of a hardened one."""
-    options = Options.read(journal=journal, durability="process", log=None)
+    options = Options.read(journal=journal, durability="process", log=None, human="terminal")
     originals = [(_owner(kind, name), name) for kind in (Crew, Agent, Flow) for name in KICKOFFS]
     replaced = [(owner, name, vars(owner)[name]) for owner, name in originals]
     for owner, name, original in replaced:

@@ -14,6 +14,7 @@ from crewai.llms.base_llm import llm_call_context
 from pydantic import ValidationError
 
 from crewai_prod._crewai.answers import chunks_of, decode_answer, encode_answer
+from crewai_prod._crewai.guarded_model import PLACES, GuardedCall
 from crewai_prod._crewai.metering import Meter, calling, model_failures, streams
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import StopRun
@@ -63,13 +64,20 @@ parameters are stored."""
 _TOOL_CALL = LLMCallType.TOOL_CALL
 _schemas: WeakKeyDictionary[type, Any] = WeakKeyDictionary()
 
-Work: TypeAlias = Callable[[Any], Any]
-AsyncWork: TypeAlias = Callable[[Any], Awaitable[Any]]
+Messages: TypeAlias = list[Mapping[str, Any]]
+Work: TypeAlias = Callable[[Any, Messages | None], Any]
+"""Asks a model, with other messages than CrewAI gave where there are any."""
+AsyncWork: TypeAlias = Callable[[Any, Messages | None], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCall:
-    """One call of a model, as the run sees it."""
+    """One call of a model, as the run sees it.
+
+    Attributes:
+        messages: What it is about to be asked.
+        sent: The same, where guards had it changed; None: what CrewAI gave is sent.
+    """
 
     llm: Any
     run: Run
@@ -77,9 +85,10 @@ class ModelCall:
     model: str
     provider: str | None
     sources: dict[str, Any]
-    messages: list[Mapping[str, Any]]
+    messages: Messages
     params: dict[str, Any]
     types: tuple[Any, ...]
+    sent: Messages | None = None
 
     @classmethod
     def read(cls, llm: Any, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
@@ -109,17 +118,23 @@ class ModelCall:
         return bool(getattr(self.sources["from_agent"], "respect_context_window", False))
 
     def answer(self, work: Work, *, alone: bool = False) -> Any:
-        """The recorded answer, or the one that `work` gives, committed.
+        """The recorded answer, or the one that `work` gives, committed, as guards let it pass.
 
         Args:
             work: Asks a model: this one, or one that stands in for it.
             alone: No other model can stand in for it.
         """
-        ticket = self.begin()
+        if self.run.guarding.watches(self.scope, *PLACES):
+            return GuardedCall(self).answer(work, alone=alone)
+        return self.made(self.begin(), work, alone=alone)
+
+    def made(self, ticket: Ticket, work: Work, *, alone: bool = False) -> Any:
+        """The answer to a call that was begun."""
         if ticket.recorded is not None:
             return self.replay(ticket.recorded)
         tries = Tries(self, ticket, alone=alone)
         with self.run.in_flight(), tries.ended():
+            tries.choose()
             return tries.loop()(self._try, tries, work)
 
     def _try(self, tries: Tries, work: Work) -> Any:
@@ -128,7 +143,7 @@ class ModelCall:
         with calling(self.llm, tries.model) as meter, tries.under_way():
             body_point("model.before_call")
             try:
-                answer = call_within(tries.seconds, lambda: work(tries.model))
+                answer = call_within(tries.seconds, lambda: work(tries.model, self.sent))
             except Exception as error:
                 failure = tries.failed(error, meter)
                 if failure is error:
@@ -139,11 +154,17 @@ class ModelCall:
 
     async def aanswer(self, work: AsyncWork) -> Any:
         """`answer` on an event loop; commits on worker threads."""
-        ticket = self.begin()
+        if self.run.guarding.watches(self.scope, *PLACES):
+            return await GuardedCall(self).aanswer(work)
+        return await self.amade(self.begin(), work)
+
+    async def amade(self, ticket: Ticket, work: AsyncWork) -> Any:
+        """`made` on an event loop."""
         if ticket.recorded is not None:
             return self.replay(ticket.recorded)
         tries = Tries(self, ticket)
         with self.run.in_flight(), tries.ended():
+            await tries.achoose()
             return await tries.aloop()(self._atry, tries, work)
 
     async def _atry(self, tries: Tries, work: AsyncWork) -> Any:
@@ -152,7 +173,7 @@ class ModelCall:
         with calling(self.llm, tries.model) as meter, tries.under_way():
             body_point("model.before_call")
             try:
-                answer = await acall_within(tries.seconds, lambda: work(tries.model))
+                answer = await acall_within(tries.seconds, lambda: work(tries.model, self.sent))
             except Exception as error:
                 failure = await in_thread(tries.failed, error, meter)
                 if failure is error:
@@ -226,6 +247,8 @@ class ModelCall:
         failures = model_failures.get()
         if failures is not None and not isinstance(error, ValidationError):
             failures.append(error)
+        if not isinstance(error, ValidationError):
+            self.run.routing.failed(ticket)
         usage = self._usage(meter)
         report = billed_usage(error) if usage is None else None
         if report is not None:
@@ -274,6 +297,17 @@ def model_params(llm: Any, tools: Any, response_model: Any, response_format: Any
         if value is not None:
             params[name] = _schema(value)
     return params
+
+
+def with_messages(
+    args: tuple[Any, ...], kwargs: dict[str, Any], messages: Messages | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with other messages; None: as they are."""
+    if messages is None:
+        return args, kwargs
+    if "messages" in kwargs:
+        return args, {**kwargs, "messages": messages}
+    return (messages, *args[1:]), kwargs
 
 
 def given_by_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

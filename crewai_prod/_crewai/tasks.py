@@ -14,8 +14,10 @@ from crewai.utilities.i18n import I18N_DEFAULT
 from pydantic import BaseModel
 
 from crewai_prod._crewai.agents import in_scope
+from crewai_prod._crewai.approved_outputs import approve_output
 from crewai_prod._crewai.asking import asking
 from crewai_prod._crewai.caching import Caches
+from crewai_prod._crewai.guarded_tasks import last_judged
 from crewai_prod._crewai.guardrails import judging
 from crewai_prod._crewai.outputs import decode_output, encode_output
 from crewai_prod._crewai.reviewing import (
@@ -52,6 +54,8 @@ class TaskSeam:
     position: int
     converted: dict[str, Any] = field(default_factory=dict)
     """Answers whose form has been judged, and what was made of each."""
+    passed: set[str] = field(default_factory=set)
+    """Texts that the guards of task outputs have let pass."""
     held: Any = None
     """The user's task that shows this one's progress; None where several runs go side by side."""
 
@@ -180,6 +184,7 @@ class RunTask(Seamed):
             return seam.stored(self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         seam.begin(worker)
+        approve_output(self, worker, seam.run, seam.scope)
         with in_scope(seam.run, seam.scope), asking(seam.run):
             try:
                 output = super()._execute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
@@ -197,6 +202,7 @@ class RunTask(Seamed):
             return await in_thread(seam.stored, self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         await in_thread(seam.begin, worker)
+        approve_output(self, worker, seam.run, seam.scope)
         with in_scope(seam.run, seam.scope), asking(seam.run):
             try:
                 output = await super()._aexecute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
@@ -225,7 +231,7 @@ class RunTask(Seamed):
             try:
                 with mending.judging():
                     output = await super()._ainvoke_guardrail_function(*args, **kwargs)  # type: ignore[misc]
-                    return await asyncio.to_thread(mending.formed, output)
+                    return await mending.formed_later(output)
             except Unfit as unfit_answer:
                 context = mending.sent_back(unfit_answer)
             mending.answered(await mending.agent.aexecute_task(self, context, kwargs.get("tools")))
@@ -304,6 +310,22 @@ class _Mending:
         last = index is None or index == len(self.task._guardrails) - 1
         if last and self.task.lacks_form(output.pydantic, output.json_dict):
             output.pydantic, output.json_dict = self.task._export_output(output.raw)
+        return self._guarded(output) if last else output
+
+    async def formed_later(self, output: Any) -> Any:
+        """`formed` on a thread: models may be asked in it, and guards judge."""
+        guarding = seam_of(self.task).run.guarding
+        if guarding.on:
+            return await guarding.in_thread(self.formed, output)
+        return await asyncio.to_thread(self.formed, output)
+
+    def _guarded(self, output: Any) -> Any:
+        """The output as guards let it pass: the guardrails may have made something else of it."""
+        run: Run = seam_of(self.task).run
+        passed = last_judged(run, self.scope, self.task, output.raw)
+        if passed is not output.raw:
+            output.raw = passed
+            output.pydantic, output.json_dict = self.task._export_output(passed)
         return output
 
     def sent_back(self, answer: Unfit) -> str:
@@ -316,6 +338,7 @@ class _Mending:
         run, text = seam_of(self.task).run, answer.fields["text"]
         if run.stopped is not None:
             raise StopRun(run.stopped)
+        run.routing.rejected(self.scope)
         if self.tries >= MOST_TRIES:
             raise given_up(answer, self.tries, self.scope, run)
         run.log.answer_rejected(

@@ -24,6 +24,7 @@ from crewai_prod._crewai.typed import (
     check_options,
     declared_options,
 )
+from crewai_prod.approval import Approval
 from crewai_prod.arguments import Arguments, closed_model, read_signature
 from crewai_prod.errors import UsageError
 from crewai_prod.results import Results, awaited
@@ -44,9 +45,13 @@ class Options(TypedDict, total=False):
     retry: Retry | None
     max_calls: int | None
     max_output: int | None
+    polling: bool
+    loop_after: int | None
     sensitive: Collection[str]
     result_schema: Any
     strict: bool
+    untrusted: bool
+    approval: bool | Approval | None
 
 
 _CREWAIS = ("result_as_answer", "max_usage_count")

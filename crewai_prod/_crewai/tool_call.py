@@ -8,22 +8,27 @@ one decision of the model: those calls get the same exception, and the tool is n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.base_tool import BaseTool
+from pydantic_core import to_jsonable_python
 
-from crewai_prod import codec
+from crewai_prod import codec, complaints
+from crewai_prod._crewai.changing import POSITIONAL, ToolForm
 from crewai_prod._crewai.metering import outside_calls
+from crewai_prod._crewai.paging import ReadToolResult
 from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.stop import is_tool_failure, tool_failure
 from crewai_prod._crewai.tool_results import (
     decode_result,
     encode_result,
+    failure_text,
     is_ours,
     refused,
     revived,
@@ -31,14 +36,23 @@ from crewai_prod._crewai.tool_results import (
 )
 from crewai_prod._crewai.typed import MISFIT, Typed, arguments_of
 from crewai_prod.concealing import conceal
-from crewai_prod.errors import CrewProdError, ModelError
+from crewai_prod.errors import (
+    CrewProdError,
+    ModelError,
+    ToolError,
+    ToolInputInvalid,
+    ToolRejected,
+)
 from crewai_prod.failures import describe
+from crewai_prod.guarding import At, Refusal
+from crewai_prod.paging import Page, Shown
 from crewai_prod.records import StepRecord, StepStatus
+from crewai_prod.required import REFUSED
 from crewai_prod.run import Run, in_body
 from crewai_prod.steps import Scope
-from crewai_prod.threads import in_thread
 from crewai_prod.tooling import ToolOptions
 from crewai_prod.trying import End, Made, Returned, Stopped, Trying
+from crewai_prod.walk import Ticket
 
 
 @dataclass(slots=True)
@@ -54,6 +68,8 @@ class ToolSeam:
     """The scope of a kickoff that CrewAI gives no context of its own."""
     raised: dict[str, Raised] = field(default_factory=dict)
     """What a tool of this kickoff has raised last, by scope."""
+    say: Callable[[Any], str] | None = None
+    """The whole of a result as a model reads it, if the tool's results are cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +97,13 @@ class ToolCall:
     """One call of a tool, between its beginning and its end."""
 
     seam: ToolSeam
-    given: tuple[Any, ...]
+    given: tuple[tuple[Any, ...], dict[str, Any]]
     value: Any = None
     error: Exception | None = None
     settled: bool = False
     workers: list[tuple[str, Exception]] = field(default_factory=list)
     _trying: Trying | None = None
+    _changed: Mapping[str, Any] | None = None
 
     @classmethod
     def begin(cls, seam: ToolSeam, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolCall:
@@ -99,17 +116,31 @@ class ToolCall:
             if call.error is not None:
                 call.settled = True
                 return call
-            ticket = run.begin_tool(scope, seam.original.name, arguments, seam.options)
+            ticket = run.find_tool(scope, seam.original.name, arguments, seam.options)
+            arguments, refusal = call._judged(ticket, arguments)
+            form = None
+            if seam.options.approval is not None:
+                form = ToolForm(seam.worker, seam.options.sensitive)
+            run.admit_tool(ticket, arguments, seam.options, refusal, form)
         except CrewProdError as refusal:
             call.value, call.settled = refused(refusal), True
             return call
-        call._trying = Trying(
-            run=run, ticket=ticket, options=seam.options, arguments=dict(arguments)
-        )
+        passed = dict(arguments) if ticket.edited is None else ticket.edited
+        call._trying = Trying(run=run, ticket=ticket, options=seam.options, arguments=passed)
         if ticket.recorded is not None:
             call.settled = True
             call._replay(ticket.recorded)
         return call
+
+    @property
+    def passed(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the body is called with: as the model gave it, as guards or a person changed it."""
+        edited = self._live.ticket.edited
+        changed = self._changed if edited is None else edited
+        if changed is None:
+            return self.given
+        named = {name: value for name, value in changed.items() if name != POSITIONAL}
+        return tuple(changed.get(POSITIONAL, ())), named
 
     def make(self, body: Callable[[], Any]) -> Any:
         """Call the body until it comes back or its failure is to be told.
@@ -132,7 +163,7 @@ class ToolCall:
         """The same for an asynchronous body; commits are made on worker threads."""
         with self.seam.run.in_flight():
             end = await self._live.make_later(body, self._body)
-            await in_thread(self._settle, end)
+            await self.seam.run.guarding.in_thread(self._settle, end)
             return self.end()
 
     def end(self) -> Any:
@@ -143,6 +174,9 @@ class ToolCall:
         """
         if self.error is not None:
             raise self.error
+        if self.seam.say is not None and self._trying is not None:
+            stored, _ = encode_result(self.value)
+            self.seam.run.paging.note(stored, self._live.ticket.step_id)
         return self.value
 
     def _raised_before(self, scope: Scope) -> Exception | None:
@@ -156,18 +190,90 @@ class ToolCall:
         self.seam.run.check()
         return last.error
 
+    def _judged(
+        self, ticket: Ticket, arguments: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], ToolError | None]:
+        """The arguments as guards let them pass, and why they do not.
+
+        Raises:
+            CrewProdError: The run was stopped.
+        """
+        guarding = self.seam.run.guarding
+        if ticket.recorded is not None or not guarding.watches(ticket.scope, "tool_call"):
+            return arguments, None
+        given = _plain(arguments)
+        try:
+            passed = guarding.judge("tool_call", given, self._at(ticket))
+        except Refusal as refusal:
+            why = complaints.refused_call(ticket.name, refusal.reason)
+            return arguments, ToolRejected(why, guard=refusal.guard)
+        if passed is given:
+            return arguments, None
+        self._changed = passed
+        return passed, None
+
+    def _at(self, ticket: Ticket) -> At:
+        options, record = self.seam.options, ticket.recorded
+        return At(
+            scope=ticket.scope,
+            step_id=ticket.step_id if record is None else record.step_id,
+            tool=self.seam.original.name,
+            effect=options.effect,
+            sensitive=options.sensitive,
+        )
+
+    def _shown_to_model(self, value: Any, stored: str) -> Any:
+        """What came back as guards let it pass.
+
+        Args:
+            value: As the tool gave it.
+            stored: The same as it is recorded, which is what guards are given.
+        """
+        guarding, ticket = self.seam.run.guarding, self._live.ticket
+        if self.seam.options.untrusted:
+            guarding.taint(ticket.scope, self.seam.original.name)
+        if not guarding.watches(ticket.scope, "tool_result"):
+            return value
+        failure = failure_text(value)
+        if failure is not None:
+            given = failure
+        else:  # of a page only its place is recorded
+            given = str(value) if isinstance(value, Page) else decode_result(stored)
+        try:
+            passed = guarding.judge("tool_result", given, self._at(ticket))
+        except Refusal as refusal:
+            return tool_failure(complaints.withheld(ticket.name, refusal.reason))
+        except CrewProdError as refusal:
+            return refused(refusal)
+        if passed is given:
+            return value
+        return passed if failure is None else tool_failure(codec.text_of(passed))
+
     def _replay(self, record: StepRecord) -> None:
         """What it returned or raised."""
         if record.status is StepStatus.FAILED:
             self._tell(revived(orjson.loads(record.error or "{}")))
-        else:
-            self.value = decode_result(record.result or "null")
+            return
+        stored = record.result or "null"
+        value = decode_result(stored)
+        if isinstance(value, dict) and isinstance(self.seam.original, ReadToolResult):
+            args, kwargs = self.given
+            value = self.seam.worker._run(*args, **kwargs)
+        self.value = self._shown_to_model(value, stored)
 
     def _tell(self, error: Exception) -> None:
         """Have a failure told: one of ours is returned, any other is raised.
 
-        What is raised is kept: on the text path CrewAI tries again.
+        What is raised is kept: on the text path CrewAI tries again. A text that guards have
+        modified or rejected is returned, too.
         """
+        text = error.message if isinstance(error, CrewProdError) else codec.text_of(error)
+        if self._live.ticket.effect != REFUSED and not isinstance(error, ToolInputInvalid):
+            failure = tool_failure(text)
+            shown = self._shown_to_model(failure, "null")
+            if shown is not failure:
+                self.value = shown
+                return
         typed = isinstance(self.seam.worker, Typed) and isinstance(error, MISFIT)
         if is_ours(error) and not typed:
             self.value = told(error)
@@ -195,20 +301,38 @@ class ToolCall:
 
     def _finish(self, result: Any) -> Any:
         """Commit the result; only then does CrewAI see it."""
+        result = self._with_change(result)
         stored, text = encode_result(result)
         try:
             self._check_workers()
-            self.seam.run.finish_tool(self._live.ticket, stored, text)
+            self.seam.run.finish_tool(self._live.ticket, stored, text, shown=self._size(result))
         except CrewProdError as refusal:
             return refused(refusal)
-        return result
+        return self._shown_to_model(result, stored)
+
+    def _with_change(self, result: Any) -> Any:
+        """The result, and for the model that asked what a person has changed in the call."""
+        ticket, tool = self._live.ticket, self.seam.worker
+        if ticket.edited is None or tool.result_as_answer or is_tool_failure(result):
+            return result
+        text = tool.format_output_for_agent(result)
+        return f"{text}\n[A person has changed the arguments of this call to {ticket.arguments}]"
+
+    def _size(self, result: Any) -> Shown | None:
+        """How much the model reads of a result, where that is not all that is recorded."""
+        if isinstance(result, Page):
+            return Shown(len(result))
+        if self.seam.say is None or is_tool_failure(result):
+            return None
+        whole, most = len(self.seam.say(result)), self.seam.options.max_output or 0
+        return Shown(whole, max(0, whole - most))
 
     def _settle(self, end: End) -> None:
         """Commit a result, and have the end of the call told."""
         if isinstance(end, Returned):
             self.value = self._finish(end.result)
         elif isinstance(end, Made):
-            self.value = end.result
+            self.value = self._shown_to_model(end.result, encode_result(end.result)[0])
         elif isinstance(end, Stopped):
             self.value = refused(end.error)
         else:
@@ -245,3 +369,12 @@ class ToolCall:
                     )
                 )
                 raise stopped from error
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as a model writes them: JSON values, for what was read from such ones."""
+    try:
+        plain = to_jsonable_python(dict(arguments), fallback=codec.text_of, bytes_mode="base64")
+    except (ValueError, TypeError, RecursionError):
+        plain = codec.to_tree(dict(arguments))
+    return cast(dict[str, Any], plain)

@@ -15,7 +15,12 @@ import click
 
 from crewai_prod.cli._output import print_json, safe
 from crewai_prod.errors import (
+    AnswerNotAllowed,
+    ApprovalClosed,
+    ApprovalNotFound,
+    ApprovalRequired,
     BudgetExceeded,
+    BudgetPaused,
     Corrupt,
     CrewProdError,
     DefinitionChanged,
@@ -42,6 +47,18 @@ _STATUSES: tuple[tuple[type[CrewProdError], int], ...] = (
     (RunInUse, IN_USE),
 )
 _WAYS_OUT: tuple[tuple[type[CrewProdError], str], ...] = (
+    (ApprovalNotFound, "`crewai-prod approvals` lists the questions of a journal."),
+    (ApprovalClosed, "Nothing was changed. `crewai-prod approvals --all` says what was decided."),
+    (AnswerNotAllowed, "Say who answers with --by NAME, or leave it to those who may."),
+    (
+        ApprovalRequired,
+        "Answer with `crewai-prod approve ID` or `crewai-prod reject ID --reason TEXT`, then "
+        "resume the run.",
+    ),
+    (
+        BudgetPaused,
+        "Raise the limit with `crewai-prod approve ID --edit JSON`, then resume the run.",
+    ),
     (RunNotFound, "`crewai-prod runs` lists the runs of a journal; --journal names another one."),
     (
         RunMismatch,

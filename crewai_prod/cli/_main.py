@@ -15,6 +15,9 @@ _COMMANDS = {
     "show": "show",
     "logs": "logs",
     "usage": "usage",
+    "approvals": "approvals",
+    "approve": "approvals",
+    "reject": "approvals",
     "cancel": "cancel",
     "doctor": "doctor",
 }

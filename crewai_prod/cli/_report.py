@@ -12,11 +12,13 @@ from typing import Any
 import orjson
 
 from crewai_prod import codec
+from crewai_prod.approval import UNKNOWN
 from crewai_prod.cli._output import dollars, iso
 from crewai_prod.journal import Journal
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
+    GuardRecord,
     RunRecord,
     Spending,
     StepKind,
@@ -24,6 +26,7 @@ from crewai_prod.records import (
     StepStatus,
     TaskRecord,
     Usage,
+    VerdictKind,
 )
 from crewai_prod.redact import redact
 
@@ -37,6 +40,8 @@ class Report:
     steps: tuple[StepRecord, ...]
     attempts: tuple[AttemptRecord, ...]
     questions: tuple[ApprovalRecord, ...]
+    verdicts: tuple[GuardRecord, ...] = ()
+    """What guards have said but `allow`."""
     spent: dict[str, Usage] = field(default_factory=dict)
     """Per step id: the tokens of its outcome and its failed tries together."""
     money: dict[str, Spending] = field(default_factory=dict)
@@ -68,7 +73,12 @@ class Report:
             steps=tuple(steps),
             attempts=tuple(attempts),
             questions=tuple(
-                q for q in journal.approvals(run_id, status="open") if q.step_id in open_
+                q
+                for q in journal.approvals(run_id, status="open")
+                if q.kind != UNKNOWN or q.step_id in open_
+            ),
+            verdicts=tuple(
+                v for v in journal.verdicts(run_id) if v.verdict is not VerdictKind.ALLOW
             ),
             spent=spent,
             money=money,
@@ -137,6 +147,21 @@ class Report:
             "usage": self.usage(),
             "tasks": [self._task(task) for task in self.tasks],
             "steps": [self._step(step) for step in self.steps],
+            "verdicts": [self._verdict(verdict) for verdict in self.verdicts],
+        }
+
+    def _verdict(self, verdict: GuardRecord) -> dict[str, Any]:
+        return {
+            "guard": verdict.guard,
+            "version": verdict.version,
+            "place": verdict.place,
+            "verdict": verdict.verdict.value,
+            "reason": redact(verdict.reason),
+            "tool": verdict.tool,
+            "scope": verdict.scope,
+            "step_id": verdict.step_id,
+            "at": iso(verdict.at),
+            "duration_ms": verdict.duration_ms,
         }
 
     def _task(self, task: TaskRecord) -> dict[str, Any]:
@@ -170,6 +195,8 @@ class Report:
             "replayed": self.replayed(step),
             "attempts": step.attempts,
             "duration_ms": step.duration_ms,
+            "model": step.model,
+            "route": shown(step.route),
             "input_tokens": usage.input_tokens if usage else None,
             "output_tokens": usage.output_tokens if usage else None,
             "cost_usd": dollars(self.money.get(step.step_id, Spending()).usd),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import click
 
+from crewai_prod.approval import UNKNOWN
 from crewai_prod.cli._errors import resume_command
 from crewai_prod.cli._options import journal_command, read_journal
 from crewai_prod.cli._output import (
@@ -21,8 +22,10 @@ from crewai_prod.cli._output import (
     styled,
 )
 from crewai_prod.cli._report import Report, error_line, shown
-from crewai_prod.records import ApprovalRecord, RunStatus, Spending, StepRecord, TaskRecord
+from crewai_prod.cli.approvals import question_lines
+from crewai_prod.records import GuardRecord, RunStatus, Spending, StepRecord, TaskRecord
 
+_GUARDS = ("GUARD", "AT", "SAID", "ABOUT", "WHY")
 _HEAD = ("TASK / STEP", "AGENT", "STATUS", "IN", "OUT", "COST", "TIME", "NOTES")
 
 
@@ -41,6 +44,9 @@ def show(run_id: str, journal: str | None, as_json: bool) -> None:
     if report.steps or report.tasks:
         click.echo()
         print_table(_HEAD, list(_rows(report)))
+    if report.verdicts:
+        click.echo()
+        print_table(_GUARDS, [_verdict_row(verdict) for verdict in report.verdicts])
     for line in how_to_go_on(report, book.location):
         click.echo(line)
 
@@ -110,6 +116,7 @@ def _step_row(report: Report, step: StepRecord) -> tuple[str, ...]:
         "replayed" if report.replayed(step) else "",
         step.effect or "",
         f"attempt {step.attempts}" if step.attempts > 1 else "",
+        _routed(step),
         short(error_line(step.error), 60),
     ]
     return (
@@ -121,6 +128,24 @@ def _step_row(report: Report, step: StepRecord) -> tuple[str, ...]:
         money(report.money.get(step.step_id, Spending())),
         duration(step.duration_ms / 1000 if step.duration_ms is not None else None),
         ", ".join(note for note in notes if note),
+    )
+
+
+def _routed(step: StepRecord) -> str:
+    """Who was asked in place of whom, and by which rule."""
+    chosen = shown(step.route)
+    if not isinstance(chosen, dict):
+        return ""
+    return short(f"{chosen.get('model')} by route {chosen.get('rule')}: {chosen.get('reason')}", 60)
+
+
+def _verdict_row(verdict: GuardRecord) -> tuple[str, ...]:
+    return (
+        short(f"{verdict.guard} {verdict.version}", 40),
+        verdict.place,
+        verdict.verdict.value,
+        short(verdict.tool or verdict.scope, 40),
+        short(verdict.reason or "", 80),
     )
 
 
@@ -142,19 +167,12 @@ def how_to_go_on(report: Report, journal: str, target: str | None = None) -> Ite
             yield f"Process {run.owner.pid} on {host} is advancing it."
         return
     command = resume_command(run.run_id, journal, target)
-    if report.questions:
-        for question in report.questions:
-            yield from _question(question)
+    unknown = [one for one in report.questions if one.kind == UNKNOWN]
+    for question in report.questions:
+        yield from question_lines(question, journal, command)
+    if unknown:
         yield f"  it happened      {command} --unknown RESULT"
         yield f"  it did not       {command} --unknown rerun"
         yield f"  tell the model   {command} --unknown fail"
-    else:
+    if not report.questions:
         yield f"Continue it with: {command}"
-
-
-def _question(question: ApprovalRecord) -> Iterator[str]:
-    arguments = short(json.dumps(shown(question.arguments), ensure_ascii=False), 200)
-    yield (
-        f"Waits for an answer: did {safe(question.tool)} with {arguments} happen? "
-        f"(step {question.step_id})"
-    )

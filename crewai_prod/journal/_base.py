@@ -18,6 +18,7 @@ from crewai_prod.records import (
     Amounts,
     ApprovalRecord,
     AttemptRecord,
+    GuardRecord,
     Lease,
     MessageRecord,
     NewRun,
@@ -76,12 +77,13 @@ class JournalWriter(Protocol):
         messages: Iterable[MessageRecord] = (),
         attempt: AttemptRecord | None = None,
         settled: Settled | None = None,
+        verdicts: Sequence[GuardRecord] = (),
     ) -> None:
         """Record a step's outcome: insert it, or complete the row that `start_step` left.
 
         `messages` are those of the request that the journal does not hold yet; `attempt` is an
         earlier try of the same step that this outcome replaces; `settled` what it took of budgets
-        that runs share.
+        that runs share; `verdicts` what guards have said meanwhile.
         """
         ...
 
@@ -117,8 +119,17 @@ class JournalWriter(Protocol):
         """
         ...
 
+    def add_verdicts(self, lease: Lease, verdicts: Sequence[GuardRecord]) -> None:
+        """Record what guards have said, in this order."""
+        ...
+
     def save_task(
-        self, lease: Lease, task: TaskRecord, *, messages: Iterable[MessageRecord] = ()
+        self,
+        lease: Lease,
+        task: TaskRecord,
+        *,
+        messages: Iterable[MessageRecord] = (),
+        verdicts: Sequence[GuardRecord] = (),
     ) -> None:
         """Insert or replace the row of (position, generation)."""
         ...
@@ -179,6 +190,10 @@ class JournalReader(Protocol):
     def steps(self, run_id: str) -> list[StepRecord]: ...
 
     def attempts(self, run_id: str) -> list[AttemptRecord]: ...
+
+    def verdicts(self, run_id: str) -> list[GuardRecord]:
+        """What guards have said in the run, oldest first."""
+        ...
 
     def conversation(self, run_id: str, digest: str) -> list[dict[str, Any]]:
         """The messages up to and with `digest`, first one first, contents filled in."""

@@ -139,9 +139,11 @@ FROM run_usage GROUP BY 1, 2, 3, 4, 5, 6, 7;
 
 
 def _brakes(database: Database) -> None:
-    """Version 3: who is to stop, budgets that runs share, and questions that anybody answers."""
+    """Version 3: budgets shared, cancelling, routes, questions, verdicts, how long results are."""
     connection = database.conn
     assert connection is not None
+    rebuild(connection, "steps", (_ROUTE, *_SIZES))
+    rebuild(connection, "attempts", (_ROUTE_OF_TRY,))
     rebuild(connection, "approvals", _QUESTIONS)
     for statement in statements(_ANSWERED):
         connection.execute(statement)
@@ -149,6 +151,13 @@ def _brakes(database: Database) -> None:
         connection.execute(statement)
 
 
+_ROUTE = (
+    r"  provider TEXT,\n",
+    "  provider TEXT,\n"
+    '  route TEXT, -- JSON: {"rule", "reason", "model", "instead_of"} where a rule chose who is '
+    "asked\n",
+)
+_ROUTE_OF_TRY = (r"  provider TEXT,\n", "  provider TEXT,\n  route TEXT, -- as in steps\n")
 _QUESTIONS = (
     (
         r"kind TEXT NOT NULL, -- such as unknown_outcome\n",
@@ -193,6 +202,15 @@ _ANSWERED = """
 UPDATE approvals SET why = 'unknown', about = step_id;
 CREATE INDEX approvals_granted ON approvals (tool) WHERE holds IS NOT NULL;
 """
+_SIZES = (
+    (
+        r"  duration_ms REAL,\n",
+        "  duration_ms REAL,\n"
+        "  output_size INTEGER, -- of a tool's result: characters, as a model reads it\n"
+        "  output_cut INTEGER, -- how many of these it was not shown; NULL: the tool has no "
+        "max_output\n",
+    ),
+)
 _BRAKES = """
 CREATE TABLE cancellations (
   run INTEGER PRIMARY KEY REFERENCES runs (run) ON DELETE CASCADE,
@@ -222,6 +240,25 @@ CREATE TABLE reservations (
   PRIMARY KEY (run, step_id, label)
 ) WITHOUT ROWID;
 CREATE INDEX reservations_by_label ON reservations (label);
+CREATE TABLE verdicts (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL,
+  scope TEXT NOT NULL,
+  step_id TEXT,
+  place TEXT NOT NULL,
+  tool TEXT,
+  guard TEXT NOT NULL,
+  version TEXT NOT NULL,
+  verdict TEXT NOT NULL CHECK (verdict = 'allow' OR verdict = 'modify' OR verdict = 'reject'
+    OR verdict = 'escalate' OR verdict = 'unavailable' OR verdict = 'taint'),
+  judged TEXT NOT NULL,
+  at REAL NOT NULL,
+  duration_ms REAL,
+  reason TEXT,
+  value TEXT
+);
+CREATE INDEX verdicts_by_run ON verdicts (run, id);
 """
 
 MIGRATIONS: tuple[Migration, ...] = (Migration(2, _money), Migration(3, _brakes))

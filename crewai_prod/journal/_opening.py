@@ -22,6 +22,7 @@ from crewai_prod.journal._rows import (
     run_record,
     step_record,
     task_record,
+    verdict_record,
 )
 from crewai_prod.journal._states import check_transition
 from crewai_prod.records import (
@@ -101,6 +102,7 @@ def _take_over(
         steps=tuple(step_record(r, run.run_id, vault) for r in rows(_sql.STEPS_TO_REPLAY)),
         attempts=tuple(attempt_record(r, run.run_id, vault) for r in rows(_sql.ATTEMPTS)),
         messages=frozenset(digest for (digest,) in rows(_sql.MESSAGE_DIGESTS)),
+        verdicts=tuple(verdict_record(r, run.run_id, vault) for r in rows(_sql.VERDICTS)),
     )
 
 

@@ -30,10 +30,12 @@ from crewai_prod.journal._rows import (
     step_record,
     task_record,
     transition_record,
+    verdict_record,
 )
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
+    GuardRecord,
     Lease,
     RunRecord,
     RunStatus,
@@ -121,6 +123,10 @@ class SqliteReader:
         """Every try that did not become its step's outcome."""
         return self._of_run(_sql.ATTEMPTS, run_id, lambda r: attempt_record(r, run_id, self._vault))
 
+    def verdicts(self, run_id: str) -> list[GuardRecord]:
+        """What guards have said, oldest first."""
+        return self._of_run(_sql.VERDICTS, run_id, lambda r: verdict_record(r, run_id, self._vault))
+
     def conversation(self, run_id: str, digest: str) -> list[dict[str, Any]]:
         """The messages up to and with `digest`, first one first, contents filled in."""
         messages = []
@@ -149,7 +155,7 @@ class SqliteReader:
 
     def approval(self, approval_id: int) -> ApprovalRecord:
         """See `JournalReader.approval`."""
-        rows = self._query(_sql.APPROVAL_BY_ID, (approval_id,))
+        rows = self._query(_sql.APPROVAL_BY_ID, (min(approval_id, _NEWEST),))
         for *columns, _ in rows:
             return approval_record(columns, self._vault)
         raise ApprovalNotFound(f"No question {approval_id} is in the journal.")

@@ -13,6 +13,7 @@ from crewai_prod.records import (
     AttemptRecord,
     Cost,
     CostStatus,
+    GuardRecord,
     Lease,
     MessageRecord,
     Owner,
@@ -25,11 +26,16 @@ from crewai_prod.records import (
     TaskStatus,
     TransitionRecord,
     Usage,
+    VerdictKind,
 )
 
 Row = Sequence[Any]
 
-_ENUMS = {"kind", "status"}  # sqlite3 looks for an adapter for each value that is not a plain str
+_ENUMS = {
+    "kind",
+    "status",
+    "verdict",
+}  # sqlite3 looks for an adapter for each value that is not a plain str
 _NO_MODEL = (None,) * len(_sql.STEP_MODEL)
 _NO_USAGE = (None,) * len(_sql.USAGE)
 _NO_COST = (None,) * len(_sql.COST)
@@ -44,6 +50,7 @@ _model = attrgetter(*_sql.STEP_MODEL)
 _task = _getter(_sql.TASK_PLAIN)
 _attempt = _getter(_sql.ATTEMPT_PLAIN)
 _usage = attrgetter(*_sql.USAGE)
+_verdict = _getter(_sql.VERDICT_PLAIN)
 _asked = attrgetter(*_sql.APPROVAL_ASKED)
 
 
@@ -96,6 +103,17 @@ def message_values(lease: Lease, message: MessageRecord, vault: Plain) -> tuple[
         message.role,
         message.content_step,
         vault.seal(message.body, lease.run_id, "messages.body"),
+    )
+
+
+def verdict_values(lease: Lease, verdict: GuardRecord, vault: Plain) -> tuple[Any, ...]:
+    """Parameters of `ADD_VERDICT`."""
+    return (
+        *_verdict(verdict),
+        vault.seal(verdict.reason, lease.run_id, "verdicts.reason"),
+        vault.seal(verdict.value, lease.run_id, "verdicts.value"),
+        lease.run,
+        lease.epoch,
     )
 
 
@@ -165,6 +183,14 @@ def attempt_record(row: Row, run_id: str, vault: Plain) -> AttemptRecord:
     values["usage"], values["cost"] = _usage_of(values), _cost_of(values)
     _open(values, _sql.ATTEMPT_SEALED, vault, run_id, "attempts")
     return AttemptRecord(**values)
+
+
+def verdict_record(row: Row, run_id: str, vault: Plain) -> GuardRecord:
+    """A row of columns `VERDICT` and epoch."""
+    values = dict(zip((*_sql.VERDICT, "epoch"), row, strict=True))
+    values["verdict"] = VerdictKind(values["verdict"])
+    _open(values, _sql.VERDICT_SEALED, vault, run_id, "verdicts")
+    return GuardRecord(**values)
 
 
 def approval_values(

@@ -47,8 +47,26 @@ TASK_PLAIN = (
 )
 TASK_SEALED = ("parts", "error", "output")
 STEP_IDENTITY = ("seq", "step_id", "scope", "kind", "name", "digest", "occurrence")
-STEP_OUTCOME = ("agent", "task", "status", "effect", "attempts", "started_at", "duration_ms")
-STEP_MODEL = ("request", "params", "model", "provider", "response_id", "finish_reason")
+STEP_OUTCOME = (
+    "agent",
+    "task",
+    "status",
+    "effect",
+    "attempts",
+    "started_at",
+    "duration_ms",
+    "output_size",
+    "output_cut",
+)
+STEP_MODEL = (
+    "request",
+    "params",
+    "model",
+    "provider",
+    "route",
+    "response_id",
+    "finish_reason",
+)
 STEP_SEALED = ("error", "arguments", "result")
 ATTEMPT_PLAIN = (
     "epoch",
@@ -59,6 +77,7 @@ ATTEMPT_PLAIN = (
     "duration_ms",
     "model",
     "provider",
+    "route",
 )
 ATTEMPT_SEALED = ("error",)
 APPROVAL_PLAIN = (
@@ -100,12 +119,27 @@ APPROVAL_ASKED = (
 )
 """What is known of a question when it is asked, its identity first."""
 
+VERDICT_PLAIN = (
+    "scope",
+    "step_id",
+    "place",
+    "tool",
+    "guard",
+    "version",
+    "verdict",
+    "judged",
+    "at",
+    "duration_ms",
+)
+VERDICT_SEALED = ("reason", "value")
+
 RUN = (*RUN_PLAIN, *OWNER, *RUN_SEALED)
 TASK = (*TASK_PLAIN, *TASK_SEALED)
 STEP_BRIEF = (*STEP_IDENTITY, *STEP_OUTCOME, *STEP_SEALED)
 STEP = (*STEP_BRIEF, *STEP_MODEL, *USAGE, *COST)
 ATTEMPT = (*ATTEMPT_PLAIN, *USAGE, *COST, *ATTEMPT_SEALED)
 APPROVAL = (*APPROVAL_PLAIN, *APPROVAL_SEALED)
+VERDICT = (*VERDICT_PLAIN, *VERDICT_SEALED)
 
 
 def _list(columns: tuple[str, ...], prefix: str = "") -> str:
@@ -147,11 +181,12 @@ def _put_step(columns: tuple[str, ...], condition: str = "") -> str:
 
 PUT_STEP = _put_step(STEP)
 PUT_BRIEF_STEP = _put_step(STEP_BRIEF)
-"""For a step that no model answered: a third of the time of `PUT_STEP` is its 15 more columns."""
+"""For a step that no model answered: a third of the time of `PUT_STEP` is its 16 more columns."""
 START_STEP = _put_step(STEP_BRIEF, _NOT_CANCELLED)
 """The intent of a call that acts: none is recorded in a session that is to stop."""
 ADD_ATTEMPT = f"""
 INSERT INTO attempts (run, {_list(ATTEMPT)}) VALUES (?, {", ".join("?" * len(ATTEMPT))})"""
+ADD_VERDICT = _fenced("verdicts", VERDICT)
 ADD_MESSAGE = """
 INSERT INTO messages (run, digest, parent, role, content_step, body) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (run, digest) DO NOTHING"""
@@ -272,6 +307,7 @@ SELECT source, target, reason, epoch, at FROM transitions WHERE run = ? ORDER BY
 TASKS = f"SELECT {_list(TASK)} FROM tasks WHERE run = ? ORDER BY position, generation"
 STEPS = f"SELECT {_list(STEP)}, epoch FROM steps WHERE run = ? ORDER BY seq, id"
 ATTEMPTS = f"SELECT {_list(ATTEMPT)} FROM attempts WHERE run = ? ORDER BY id"
+VERDICTS = f"SELECT {_list(VERDICT)}, epoch FROM verdicts WHERE run = ? ORDER BY id"
 STEPS_TO_REPLAY = f"""
 WITH finished (position) AS (
   SELECT position FROM tasks t WHERE run = ?1 AND status = 'done' AND generation =

@@ -42,11 +42,13 @@ from crewai_prod.journal._rows import (
     message_values,
     put_step,
     task_values,
+    verdict_values,
 )
 from crewai_prod.journal._states import check_transition
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
+    GuardRecord,
     Lease,
     MessageRecord,
     NewRun,
@@ -76,6 +78,7 @@ _OPEN_RUN = _points("open_run")
 _START_STEP = _points("start_step")
 _FINISH_STEP = _points("finish_step")
 _SAVE_TASK = _points("save_task")
+_ADD_VERDICTS = _points("add_verdicts")
 _FINISH_RUN = _points("finish_run")
 _ASK = _points("ask")
 _ANSWER = _points("answer")
@@ -169,38 +172,61 @@ class SqliteJournal(SqliteReader):
         messages: Iterable[MessageRecord] = (),
         attempt: AttemptRecord | None = None,
         settled: Settled | None = None,
+        verdicts: Sequence[GuardRecord] = (),
     ) -> None:
         """See `JournalWriter.finish_step`."""
         vault = self._vault
         statement, values = put_step(lease, step, vault)
         fresh = [message_values(lease, message, vault) for message in messages]
         tried = None if attempt is None else attempt_values(lease, attempt, vault)
+        said = [verdict_values(lease, one, vault) for one in verdicts]
 
         def work(connection: sqlite3.Connection) -> None:
             if connection.execute(statement, values).rowcount != 1:
                 _refuse(connection, lease, step.step_id)
             for message in fresh:
                 connection.execute(_sql.ADD_MESSAGE, message)
+            for verdict in said:
+                connection.execute(_sql.ADD_VERDICT, verdict)
             if tried is not None:
                 connection.execute(_sql.ADD_ATTEMPT, tried)
             if settled is not None:
                 _sharing.settle(connection, lease, step.step_id, settled)
 
-        atomic = not fresh and tried is None and settled is None
+        atomic = not fresh and not said and tried is None and settled is None
         self._write(_FINISH_STEP, work, atomic=atomic)
 
+    def add_verdicts(self, lease: Lease, verdicts: Sequence[GuardRecord]) -> None:
+        """See `JournalWriter.add_verdicts`."""
+        said = [verdict_values(lease, one, self._vault) for one in verdicts]
+
+        def work(connection: sqlite3.Connection) -> None:
+            for verdict in said:
+                if connection.execute(_sql.ADD_VERDICT, verdict).rowcount != 1:
+                    _refuse(connection, lease)
+
+        self._write(_ADD_VERDICTS, work)
+
     def save_task(
-        self, lease: Lease, task: TaskRecord, *, messages: Iterable[MessageRecord] = ()
+        self,
+        lease: Lease,
+        task: TaskRecord,
+        *,
+        messages: Iterable[MessageRecord] = (),
+        verdicts: Sequence[GuardRecord] = (),
     ) -> None:
         """See `JournalWriter.save_task`."""
         values = task_values(lease, task, self._vault)
         fresh = [message_values(lease, message, self._vault) for message in messages]
+        said = [verdict_values(lease, one, self._vault) for one in verdicts]
 
         def work(connection: sqlite3.Connection) -> None:
             if connection.execute(_sql.PUT_TASK, values).rowcount != 1:
                 _refuse(connection, lease)
             for message in fresh:
                 connection.execute(_sql.ADD_MESSAGE, message)
+            for verdict in said:
+                connection.execute(_sql.ADD_VERDICT, verdict)
 
         self._write(_SAVE_TASK, work)
 

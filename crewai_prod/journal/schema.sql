@@ -89,10 +89,13 @@ CREATE TABLE steps (
     -- model call that code made past the run: billed as far as its provider told, never replayed
   model TEXT, -- as the provider named it
   provider TEXT,
+  route TEXT, -- JSON: {"rule", "reason", "model", "instead_of"} where a rule chose who is asked
   response_id TEXT,
   finish_reason TEXT,
   started_at REAL NOT NULL,
   duration_ms REAL,
+  output_size INTEGER, -- of a tool's result: characters, as a model reads it
+  output_cut INTEGER, -- how many of these it was not shown; NULL: the tool has no max_output
   input_tokens INTEGER, -- all of the prompt, cached tokens included; NULL: no usage reported
   output_tokens INTEGER, -- reasoning tokens included
   cache_read_tokens INTEGER,
@@ -128,6 +131,7 @@ CREATE TABLE attempts (
   cost_source TEXT,
   model TEXT, -- who was asked: another model may have stood in; NULL: as in steps
   provider TEXT,
+  route TEXT, -- as in steps
   error TEXT -- JSON
 );
 CREATE INDEX attempts_by_step ON attempts (run, step_id);
@@ -258,3 +262,26 @@ CREATE TABLE reservations (
   PRIMARY KEY (run, step_id, label)
 ) WITHOUT ROWID;
 CREATE INDEX reservations_by_label ON reservations (label);
+
+-- What guards have said of values, and which tools have read what strangers may have written.
+CREATE TABLE verdicts (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL, -- session in which it was said
+  scope TEXT NOT NULL, -- where in the run
+  step_id TEXT, -- the step that the value belongs to; NULL: none
+  place TEXT NOT NULL,
+    -- kickoff_input, model_input, model_output, tool_call, tool_result, task_output, final_output
+  tool TEXT,
+  guard TEXT NOT NULL,
+  version TEXT NOT NULL, -- of its rules: what another version has said is not followed
+  verdict TEXT NOT NULL CHECK (verdict = 'allow' OR verdict = 'modify' OR verdict = 'reject'
+    OR verdict = 'escalate' OR verdict = 'unavailable' OR verdict = 'taint'),
+    -- unavailable: it failed; taint: said by no guard, the tool has read what strangers may write
+  judged TEXT NOT NULL, -- digest of the value
+  at REAL NOT NULL,
+  duration_ms REAL,
+  reason TEXT, -- without secrets
+  value TEXT -- JSON: what takes the place of a modified value
+);
+CREATE INDEX verdicts_by_run ON verdicts (run, id);

@@ -31,7 +31,8 @@ SELECT r.run_id, s.step_id, s.seq, s.scope, s.kind, s.name, s.agent, s.task, s.s
   CASE WHEN a.cost_picousd IS NULL THEN s.cost_picousd
     ELSE coalesce(s.cost_picousd, 0) + a.cost_picousd END / 1e12 AS cost_usd,
   s.cost_status, s.cost_source,
-  coalesce(s.cost_status = 'unpriced', 0) + coalesce(a.unpriced, 0) AS unpriced
+  coalesce(s.cost_status = 'unpriced', 0) + coalesce(a.unpriced, 0) AS unpriced,
+  s.route
 FROM steps s
 JOIN runs r ON r.run = s.run
 LEFT JOIN (
@@ -94,6 +95,16 @@ SELECT s.name AS tool, count(*) AS tries, sum(t.status = 'failed') AS failed,
   avg(t.duration_ms) AS mean_ms, min(t.duration_ms) AS min_ms, max(t.duration_ms) AS max_ms
 FROM tries t JOIN steps s ON s.run = t.run AND s.step_id = t.step_id
 WHERE s.kind = 'tool' GROUP BY s.name;
+
+-- One row per crew and tool: how long its results are, in characters as a model reads them, and how
+-- often and how much of them was cut. What is read is paid for again with every later call.
+CREATE VIEW tool_output AS
+SELECT r.crew, s.name AS tool, count(*) AS results, sum(s.output_size) AS total_size,
+  avg(s.output_size) AS mean_size, max(s.output_size) AS max_size,
+  sum(coalesce(s.output_cut > 0, 0)) AS cut_results, sum(coalesce(s.output_cut, 0)) AS total_cut
+FROM steps s JOIN runs r ON r.run = s.run
+WHERE s.kind = 'tool' AND s.output_size IS NOT NULL
+GROUP BY r.crew, s.name;
 
 -- One row per try, in the columns of table run_usage, which holds the same summed up.
 CREATE VIEW spending AS
@@ -171,6 +182,17 @@ SELECT day, provider, model, sum(llm_calls) AS llm_calls,
   CASE WHEN sum(priced) THEN sum(cost_picousd) END AS cost_picousd,
   CASE WHEN sum(priced) THEN sum(cost_picousd) END / 1e12 AS cost_usd, sum(unpriced) AS unpriced
 FROM usage WHERE model IS NOT NULL GROUP BY day, provider, model;
+
+-- One row per crew, guard and place: how often it has judged, and what it has said.
+CREATE VIEW guard_verdicts AS
+SELECT r.crew, r.kind, v.guard, v.version, v.place, count(*) AS judged,
+  sum(v.verdict = 'allow') AS allowed, sum(v.verdict = 'modify') AS modified,
+  sum(v.verdict = 'reject') AS rejected, sum(v.verdict = 'escalate') AS escalated,
+  sum(v.verdict = 'unavailable') AS unavailable,
+  count(DISTINCT CASE WHEN v.verdict <> 'allow' THEN v.run END) AS runs_concerned,
+  avg(v.duration_ms) AS mean_ms, max(v.at) AS last_at
+FROM verdicts v JOIN runs r ON r.run = v.run
+WHERE v.verdict <> 'taint' GROUP BY r.crew, r.kind, v.guard, v.version, v.place;
 
 -- What each model step was asked and answered: `asked` is a JSON list of messages, first one first.
 CREATE VIEW transcripts AS

@@ -19,12 +19,13 @@ _TOOLS = ("reserve", "charge", "mail")
 
 
 def declared() -> Crew:
-    """All its tools are declared alike, as the environment says."""
+    """Its tools, or some of them, are declared alike, as the environment says."""
     said = json.loads(os.environ[DECLARED])
+    names = said.pop("tools", _TOOLS)
     reconcile = said.pop("reconcile", None)
     if reconcile is not None:
         said["reconcile"] = {"look": _look, "unknown": _shrug}[reconcile]
-    hardened: Crew = harden(sequential_native(), tools=dict.fromkeys(_TOOLS, said))
+    hardened: Crew = harden(sequential_native(), tools=dict.fromkeys(names, said))
     return hardened
 
 

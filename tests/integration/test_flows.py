@@ -464,7 +464,7 @@ def test_human_feedback_on_the_console(
     monkeypatch.setattr("builtins.input", type_in)
     review = reviewing(emit=["approved", "rejected"], llm=here.model())
     result = killed_before_each_request(
-        lambda: harden(review(), journal=tmp_path / "j.db").kickoff(run_id="a")
+        lambda: harden(review(), journal=tmp_path / "j.db", human="terminal").kickoff(run_id="a")
     )
     assert result == "published, looks fine"
     assert (len(asked), len(server.requests)) == (1, 1)
@@ -481,7 +481,7 @@ def test_human_feedback_without_outcomes(
     desk()
     monkeypatch.setattr("builtins.input", lambda prompt="": "fine")
     flow = reviewing()
-    first = harden(flow(), journal=tmp_path / "j.db").kickoff(run_id="a")
+    first = harden(flow(), journal=tmp_path / "j.db", human="terminal").kickoff(run_id="a")
     monkeypatch.delattr("builtins.input")
     again = harden(flow(), journal=tmp_path / "j.db").kickoff(run_id="a")
     assert (first.feedback, first.output) == ("fine", "a draft")
@@ -577,7 +577,7 @@ def test_ask(desk: Callable[[], Desk], tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("builtins.input", type_in)
     result = killed_before_each_request(
-        lambda: harden(Asking(), journal=tmp_path / "j.db").kickoff(run_id="a")
+        lambda: harden(Asking(), journal=tmp_path / "j.db", human="terminal").kickoff(run_id="a")
     )
     assert (result, len(asked)) == ("hello ann", 1)
 

@@ -26,8 +26,8 @@ def scene(server: Server, tmp_path: Path) -> Scene:
     return Scene(server, Effects(tmp_path), "native")
 
 
-def _crew(scene: Scene) -> Crew:
-    crew: Crew = harden(reviewed(scene), journal=scene.folder / "j.db")
+def _crew(scene: Scene, human: str = "terminal") -> Crew:
+    crew: Crew = harden(reviewed(scene), journal=scene.folder / "j.db", human=human)
     return crew
 
 

@@ -15,6 +15,7 @@ from crewai_prod.journal import SqliteJournal, new_owner
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
+    GuardRecord,
     Lease,
     MessageRecord,
     NewRun,
@@ -24,6 +25,7 @@ from crewai_prod.records import (
     TaskRecord,
     TaskStatus,
     Usage,
+    VerdictKind,
 )
 
 LEASE_SECONDS = 600.0
@@ -76,6 +78,7 @@ def model_step(number: int = 1, **changes: Any) -> StepRecord:
         "usage": Usage(input_tokens=10, output_tokens=5, calls=1),
         "model": "gpt-1",
         "provider": "openai",
+        "route": '{"rule":"thrift"}',
         "response_id": "resp-1",
         "finish_reason": "stop",
     }
@@ -110,6 +113,7 @@ def attempt(step_id: str = f"{1:016x}", **changes: Any) -> AttemptRecord:
         "attempt": 1,
         "status": StepStatus.FAILED,
         "error": '{"type":"E"}',
+        "route": '{"rule":"thrift"}',
         "usage": Usage(input_tokens=7, output_tokens=1, calls=1),
         "started_at": 3.0,
         "duration_ms": 4.0,
@@ -131,6 +135,26 @@ def question(**changes: Any) -> ApprovalRecord:
         "asked_at": 5.0,
     }
     return ApprovalRecord(**(values | changes))
+
+
+def verdict(**changes: Any) -> GuardRecord:
+    """What a guard has said of a tool call."""
+    values: dict[str, Any] = {
+        "scope": "tasks/0/Cashier",
+        "step_id": f"{1:016x}",
+        "place": "tool_call",
+        "tool": "charge",
+        "guard": "amounts",
+        "version": "1",
+        "verdict": VerdictKind.MODIFY,
+        "judged": "d1",
+        "reason": "too much",
+        "value": '{"value":{"amount":1}}',
+        "at": 5.0,
+        "duration_ms": 0.5,
+        "epoch": 1,
+    }
+    return GuardRecord(**(values | changes))
 
 
 def take(journal: SqliteJournal, run_id: str = "r", **changes: Any) -> Lease:

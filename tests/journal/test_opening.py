@@ -24,6 +24,7 @@ from tests.journal.support import (
     step,
     take,
     task,
+    verdict,
 )
 
 ENDS = sorted(set(RunStatus) - {RunStatus.RUNNING})
@@ -154,6 +155,8 @@ WRITES: dict[str, Write] = {
         lease, model_step(9), messages=[message("m9")], attempt=attempt()
     ),
     "save_task": lambda j, lease: j.save_task(lease, task(), messages=[message("m9")]),
+    "save_task with verdicts": lambda j, lease: j.save_task(lease, task(), verdicts=[verdict()]),
+    "add_verdicts": lambda j, lease: j.add_verdicts(lease, [verdict()]),
     "finish_run": lambda j, lease: j.finish_run(lease, RunStatus.COMPLETED),
     "ask": lambda j, lease: j.ask(lease, question()),
 }

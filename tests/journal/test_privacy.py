@@ -26,6 +26,7 @@ from tests.journal.support import (
     step,
     take,
     task,
+    verdict,
 )
 
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -78,6 +79,7 @@ def _write_canaries(path: Path, key: str | None) -> None:
     asked = journal.ask(lease, question(arguments=secret, form=secret, remark=secret))
     ruling = Ruling(status="answered", verdict="done", answer=secret)
     journal.answer(asked, lambda question, run: ruling)
+    journal.add_verdicts(lease, [verdict(reason=secret, value=secret)])
     journal.finish_run(lease, RunStatus.FAILED, result=secret, error=secret)
 
 
@@ -98,6 +100,8 @@ def test_an_encrypted_journal_shows_no_payload(path: Path) -> None:
     assert journal.conversation("r", "m1") == [{"c": CANARY}]
     (asked,) = journal.approvals("r")
     assert (asked.arguments, asked.answer) == (secret, secret)
+    (said,) = journal.verdicts("r")
+    assert (said.reason, said.value) == (secret, secret)
     assert (asked.form, asked.remark) == (secret, secret)
     assert journal.runs()[0].error == secret
     opened = journal.open_run(new_run(), run.owner or take(journal, "s").owner, lease_seconds=9)

@@ -25,6 +25,7 @@ from crewai_prod.records import (
     TaskRecord,
     TaskStatus,
     Usage,
+    VerdictKind,
 )
 from tests.journal.support import (
     attempt,
@@ -36,6 +37,7 @@ from tests.journal.support import (
     step,
     take,
     task,
+    verdict,
 )
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -171,6 +173,22 @@ def test_records_survive_the_disk(
     assert again.attempts == (attempt,)
     assert again.tasks == (() if task.status is TaskStatus.SUPERSEDED else (task,))
     journal.close()
+
+
+def test_verdicts_come_with_what_they_are_committed_with(journal: SqliteJournal) -> None:
+    """In the order in which they were said, whatever carried them, and to whoever resumes."""
+    lease = take(journal)
+    said = [
+        verdict(guard=name, verdict=kind) for name, kind in zip("abcdef", VerdictKind, strict=True)
+    ]
+    journal.add_verdicts(lease, said[:2])
+    journal.finish_step(lease, step(), verdicts=said[2:4])
+    journal.save_task(lease, task(), verdicts=said[4:])
+    assert journal.verdicts("r") == said
+    journal.finish_run(lease, RunStatus.FAILED)
+    assert journal.open_run(new_run(), lease.owner, lease_seconds=9).verdicts == tuple(said)
+    (summed,) = rows(journal.location, "SELECT sum(judged), sum(rejected) FROM guard_verdicts")
+    assert summed == (5, 1), "taint is said by no guard"
 
 
 @pytest.mark.parametrize("change", [{"result": '"\ud800"'}, {"scope": "\udfff"}, {"seq": 2**63}])

@@ -19,6 +19,7 @@ from crewai_prod.tooling import ToolOptions
         ("idempotent", "yes", "True or False"),
         ("required", 1, "True or False"),
         ("strict", None, "True or False"),
+        ("untrusted", "web", "True or False"),
         ("reconcile", "look", "a function"),
         ("timeout", 0, "seconds above 0"),
         ("timeout", "5", "seconds above 0"),
@@ -69,6 +70,7 @@ def test_what_makes_sense_is_taken() -> None:
         "max_calls": 3,
         "max_output": 100,
         "strict": False,
+        "untrusted": True,
     }
     options = ToolOptions.read("pay", declared)
     assert {name: getattr(options, name) for name in declared} == declared
