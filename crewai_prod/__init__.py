@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from crewai_prod.approval import Approval
     from crewai_prod.budget import Budget
     from crewai_prod.cancelling import cancel
+    from crewai_prod.escalation import Escalation
     from crewai_prod.journal import Journal, open_journal
     from crewai_prod.loops import Loops
     from crewai_prod.retry import Retry
@@ -29,6 +30,7 @@ __all__ = [
     "Approval",
     "Budget",
     "CurrentStep",
+    "Escalation",
     "Journal",
     "Loops",
     "Outcome",
@@ -52,6 +54,7 @@ _HOMES = {
     "Approval": "crewai_prod.approval",
     "Budget": "crewai_prod.budget",
     "CurrentStep": "crewai_prod.tooling",
+    "Escalation": "crewai_prod.escalation",
     "Journal": "crewai_prod.journal",
     "Loops": "crewai_prod.loops",
     "Outcome": "crewai_prod.tooling",

@@ -73,6 +73,11 @@ def rejected(reason: str) -> str:
     )
 
 
+def told_by_person(note: str) -> str:
+    """A person has looked at the work, and lets it go on."""
+    return f"A person who looks after this work was asked about it, and says: {note}"
+
+
 def refused_call(tool: str, reason: str) -> str:
     """A tool call that a guard does not let pass."""
     return f"{tool} was not called: {reason}"

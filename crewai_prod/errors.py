@@ -19,6 +19,7 @@ make it succeed.
         ApprovalNotFound         no question of this number is in the journal
         ApprovalClosed           a question that was answered, or is not open any more
         AnswerNotAllowed         somebody who may not answer this question has answered it
+        EscalationRejected       a person was asked whether it is to go on, and said no
         ReplayOnly               a finished run was asked for something it does not hold
         RouteFailed              a rule that chooses the model of a call could not
       JournalError
@@ -196,6 +197,16 @@ class ReplayOnly(RunError):
 
 class RunPaused(RunError):
     """The run is paused and waits for an answer. `fields["reason"]` says for what."""
+
+    actor: ClassVar[Actor] = "operator"
+
+
+class EscalationRejected(RunError):
+    """A person was asked whether the run is to go on, and said no. It ended before its next call.
+
+    Resumed with another `escalation`, or with none, it goes on at that call. Fields: `id` (of the
+    question), `why`, `note` and `by`.
+    """
 
     actor: ClassVar[Actor] = "operator"
 

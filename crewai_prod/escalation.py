@@ -8,7 +8,7 @@ resumes it with another rule, or with none, goes on at that call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from crewai_prod.approval import Approval
@@ -37,7 +37,7 @@ class Escalation:
     at_budget: float | None = None
     on_loop: bool = False
     ask_human: bool = False
-    approval: Approval = Approval()
+    approval: Approval = field(default_factory=Approval)
 
     def __post_init__(self) -> None:
         most = self.after_failures

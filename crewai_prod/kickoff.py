@@ -80,6 +80,7 @@ class Kickoff:
         opened = open_session(self.run, request, definitions)
         if opened.lease is not None and self.options.budgets:
             self._brake(opened)
+        self.run.escalating.join(self.options.escalation)
         self.run.routing.join(self.options.routes)
         self.run.guarding.join(self.options.guards, name=self.name)
         _watch(self.run)

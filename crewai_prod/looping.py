@@ -175,7 +175,13 @@ class Looping:
         if found is None or found.rung < Rung.STOPPED:
             return found
         self._note(found, scope, None)
-        raise self._last_resort(found, scope)
+        with self._lock:
+            decision = self._trails[scope.path].decision
+        if not self._run.escalating.goes_on(found, scope, decision):
+            raise self._last_resort(found, scope)
+        with self._lock:
+            self._trails[scope.path].excuse(call)
+        return None
 
     def _last_resort(self, found: Finding, scope: Scope) -> CrewProdError:
         """Stop the run, before the call."""

@@ -239,10 +239,19 @@ class Trail:
 
     def take_up(self, call: Call, finding: Finding | None) -> None:
         """A call is on record: it was made, or this was found."""
-        if finding is None:
-            self.enter(call)
-        else:
+        if finding is not None:
             self.answer(call, finding)
+            return
+        last = self._answered.get(call.id)
+        if last is not None and last.rung >= Rung.WITHHELD:  # it was made because a person said so
+            self.excuse(call)
+        self.enter(call)
+
+    def excuse(self, call: Call) -> None:
+        """Somebody says that a call makes sense: what was found of its tool does not count."""
+        self._stuck = {}
+        self._answered.pop(call.id, None)
+        self._began = self._begins = self.decision
 
     def last_of(self, tool: str) -> Call | None:
         """The call of a tool that was made last."""

@@ -13,6 +13,7 @@ from crewai_prod.alerting import OnAlert
 from crewai_prod.approval import Approval
 from crewai_prod.budget import Budgets
 from crewai_prod.errors import UsageError
+from crewai_prod.escalation import Escalation
 from crewai_prod.guards import Guard
 from crewai_prod.guards._pipeline import read_guards
 from crewai_prod.journal import Journal
@@ -52,6 +53,7 @@ class Options:
     approvals: Mapping[str, Approval]
     notify: Notify | None
     human: str
+    escalation: Escalation | None
     loops: Loops | None
     guards: tuple[Guard, ...] = ()
 
@@ -77,6 +79,7 @@ class Options:
         approvals: Mapping[str, Any] | None = None,
         notify: Any = None,
         human: str | None = None,
+        escalation: Any = None,
         loops: Any = None,
     ) -> Options:
         """Check every option now, not at the first kickoff.
@@ -104,6 +107,7 @@ class Options:
             approvals=_approvals(approvals),
             notify=check_notify(notify if notify is not None else base.notify),
             human=_one_of("human", human or base.human, _HUMAN),
+            escalation=Escalation.read(escalation),
             loops=Loops.read(base.loops if loops is None else loops),
             prices=Prices.read(
                 prices if prices is not None else base.prices,

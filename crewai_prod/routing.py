@@ -10,17 +10,16 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from crewai_prod.records import StepStatus
 from crewai_prod.route import Choice, RouteContext, Routes
-from crewai_prod.steps import Scope, lies_in, task_around
-from crewai_prod.walk import Ticket, has_wrong_form
+from crewai_prod.steps import lies_in
+from crewai_prod.walk import Ticket
 
 if TYPE_CHECKING:
     from crewai_prod.run import Run
 
 
 class Routing:
-    """The rules of a run, and the failures they may look at.
+    """The rules of a run, and the numbers of its model calls.
 
     Args:
         run: The run.
@@ -33,9 +32,6 @@ class Routing:
         self._run = run
         self._joined: list[tuple[str | None, Routes]] = []
         self._numbers: dict[str, dict[str, int]] = {}
-        self._last: dict[str, str] = {}
-        self._rejected: dict[str, set[str]] = {}
-        self._tries: dict[str, dict[str, int]] = {}
         self._seen: set[str | None] = set()
         self._told = False
         self.models: dict[Any, Any] = {}
@@ -56,21 +52,14 @@ class Routing:
             if routes and not known:  # known: the body around a kickoff is walked again
                 self._joined.append((path, routes))
                 self._joined.sort(key=lambda one: -len(one[0] or ""))
+                self._run.setbacks.on = True
 
     def met(self, ticket: Ticket) -> None:
         """A model call is begun, or answered from the journal."""
-        record, work = ticket.recorded, _work(ticket.scope)
-        failed = ticket.attempt - 1
-        if record is not None:
-            lost = record.status is StepStatus.FAILED and not has_wrong_form(record)
-            failed = record.attempts if lost else record.attempts - 1
         with self._lock:
             numbers = self._numbers.setdefault(ticket.scope.path, {})
             numbers.setdefault(ticket.step_id, len(numbers) + 1)
-            self._last[work] = ticket.step_id
             self._seen |= {ticket.scope.task_name, ticket.scope.agent}
-            if failed:
-                self._tries.setdefault(work, {})[ticket.step_id] = failed
 
     def unmet(self) -> list[str]:
         """Tasks and agents of rules that asked no model: perhaps they are called otherwise.
@@ -83,33 +72,11 @@ class Routing:
             named = [name for _, routes in self._joined for name in routes.names]
             return sorted(set(named) - self._seen)
 
-    def failed(self, ticket: Ticket) -> None:
-        """A try of a model call has failed. An answer in the wrong form is sent back: see there."""
-        if self.on:
-            with self._lock:
-                self._tries.setdefault(_work(ticket.scope), {})[ticket.step_id] = ticket.attempt
-
-    def rejected(self, scope: Scope) -> None:
-        """The answer given last in a task was not good enough."""
-        if self.on:
-            work = _work(scope)
-            with self._lock:
-                if work in self._last:
-                    self._rejected.setdefault(work, set()).add(self._last[work])
-
     def leave(self, path: str) -> None:
         """A task is finished: what was counted of it is not asked for any more."""
-        if self.on:
-            with self._lock:
-                kept: list[dict[str, Any]] = [
-                    self._numbers,
-                    self._last,
-                    self._rejected,
-                    self._tries,
-                ]
-                for one in kept:
-                    for at in [at for at in one if lies_in(at, path)]:
-                        del one[at]
+        with self._lock:
+            for at in [at for at in self._numbers if lies_in(at, path)]:
+                del self._numbers[at]
 
     def choose(self, ticket: Ticket, weight: int) -> Choice | None:
         """Who is asked; None: the model that is asked for.
@@ -133,8 +100,9 @@ class Routing:
         return next((choice for choice in found if choice is not None), None)
 
     def _context(self, ticket: Ticket, weight: int, of_budget: bool) -> RouteContext:
-        scope, work, braking = ticket.scope, _work(ticket.scope), self._run.braking
+        scope, braking = ticket.scope, self._run.braking
         used = braking.used(ticket) if of_budget else None
+        wrong = self._run.setbacks.of(scope)
         with self._lock:
             return RouteContext(
                 run_id=self._run.run_id,
@@ -146,8 +114,8 @@ class Routing:
                 input_tokens=braking.brakes.expected(ticket.name, weight),
                 budget_used=used.part if used is not None else 0.0,
                 budget=used,
-                rejected=len(self._rejected.get(work, ())),
-                failed_tries=sum(self._tries.get(work, {}).values()),
+                rejected=wrong.rejected,
+                failed_tries=wrong.failed_tries,
             )
 
     def _warn(self, ruling: list[Routes]) -> None:
@@ -159,8 +127,3 @@ class Routing:
                 f"Routes wait for a part of a budget ({', '.join(waiting)}), and there is no "
                 "budget. Give one: harden(..., budget=Budget(max_usd=2))."
             )
-
-
-def _work(scope: Scope) -> str:
-    """The task that something is done for, or the kickoff that is no crew's."""
-    return task_around(scope.path) or scope.path

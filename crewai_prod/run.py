@@ -39,6 +39,7 @@ from crewai_prod.errors import (
     ToolError,
     ToolOutcomeUnknown,
 )
+from crewai_prod.escalating import Escalating
 from crewai_prod.failures import describe
 from crewai_prod.guarding import Guarding
 from crewai_prod.heart import HEART
@@ -65,6 +66,7 @@ from crewai_prod.replay import AGAIN, CACHED, TaskPlan, decided_again
 from crewai_prod.required import DECIDED, REFUSED, reports_failure
 from crewai_prod.retry import Retry
 from crewai_prod.routing import Routing
+from crewai_prod.setbacks import Setbacks
 from crewai_prod.steps import (
     NOTHING_SAID,
     Scope,
@@ -177,7 +179,9 @@ class Run:
         self._usage = Usage()
         self.bill = Bill()
         self.braking = Braking(self, self._write)
+        self.setbacks = Setbacks()
         self.routing = Routing(self)
+        self.escalating = Escalating(self)
         self.guarding = Guarding(self, self._write, in_guard)
         self.approving = Approving(self, self._write)
         self.looping = Looping(self)
@@ -444,6 +448,8 @@ class Run:
             drifted = self._walk.look_up(ticket, params=request.params if scope.follow else None)
         if self.routing.on:
             self.routing.met(ticket)
+        if self.setbacks.on:
+            self.setbacks.met(ticket)
         self.looping.decided(scope)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=drifted)
@@ -875,6 +881,7 @@ class Run:
             self._walk.leave(path)
             self._talks = {at: talk for at, talk in self._talks.items() if not lies_in(at, path)}
         self.routing.leave(path)
+        self.setbacks.leave(path)
         self.looping.forget(path)
         self.log.task_finished(task=record.name, position=position, agent=agent, status="done")
 

@@ -106,6 +106,7 @@ class GuardedCall:
         """
         run, scope = self.call.run, self.call.scope
         self.attempts += 1
+        run.setbacks.rejected(scope)
         if self.attempts > MOST_REJECTIONS:
             run.have_redone([at.step_id] if at.step_id else [])
             raise StopRun(run.guarding.rejected(refusal, at, self.attempts))

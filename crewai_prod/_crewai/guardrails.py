@@ -143,7 +143,7 @@ def judging(task: str | None, agent: Any, most: int) -> Iterator[None]:
 
 def _note(run: Run, passed: bool) -> None:
     if not passed:
-        run.routing.rejected(scope_of(run))
+        run.setbacks.rejected(scope_of(run))
     verdicts = _verdicts.get()
     if verdicts is not None:
         verdicts.append(passed)

@@ -84,6 +84,7 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             with a dict, or an http(s) address that is sent JSON, when the run waits for a person.
             `human`: where CrewAI's own questions (`human_input`, `@human_feedback`, `Flow.ask`) are
             asked: `pause` (default: as approvals are; the run waits) or `terminal`.
+            `escalation`: an `Escalation`, which says when a person is asked whether to go on.
             `settings`: a `Settings`.
 
     Returns:

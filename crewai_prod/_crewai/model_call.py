@@ -134,7 +134,7 @@ class ModelCall:
             return self.replay(ticket.recorded)
         tries = Tries(self, ticket, alone=alone)
         with self.run.in_flight(), tries.ended():
-            tries.choose()
+            tries.prepare()
             return tries.loop()(self._try, tries, work)
 
     def _try(self, tries: Tries, work: Work) -> Any:
@@ -143,7 +143,7 @@ class ModelCall:
         with calling(self.llm, tries.model) as meter, tries.under_way():
             body_point("model.before_call")
             try:
-                answer = call_within(tries.seconds, lambda: work(tries.model, self.sent))
+                answer = call_within(tries.seconds, lambda: work(tries.model, tries.sent))
             except Exception as error:
                 failure = tries.failed(error, meter)
                 if failure is error:
@@ -164,7 +164,7 @@ class ModelCall:
             return self.replay(ticket.recorded)
         tries = Tries(self, ticket)
         with self.run.in_flight(), tries.ended():
-            await tries.achoose()
+            await tries.aprepare()
             return await tries.aloop()(self._atry, tries, work)
 
     async def _atry(self, tries: Tries, work: AsyncWork) -> Any:
@@ -173,7 +173,7 @@ class ModelCall:
         with calling(self.llm, tries.model) as meter, tries.under_way():
             body_point("model.before_call")
             try:
-                answer = await acall_within(tries.seconds, lambda: work(tries.model, self.sent))
+                answer = await acall_within(tries.seconds, lambda: work(tries.model, tries.sent))
             except Exception as error:
                 failure = await in_thread(tries.failed, error, meter)
                 if failure is error:
@@ -248,7 +248,7 @@ class ModelCall:
         if failures is not None and not isinstance(error, ValidationError):
             failures.append(error)
         if not isinstance(error, ValidationError):
-            self.run.routing.failed(ticket)
+            self.run.setbacks.failed(ticket)
         usage = self._usage(meter)
         report = billed_usage(error) if usage is None else None
         if report is not None:

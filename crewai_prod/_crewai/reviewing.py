@@ -180,7 +180,7 @@ class _Review:
 
     def _of_claim(self, tools: list[str], by_others: bool) -> str:
         self.claims += 1
-        self.run.routing.rejected(self.scope)
+        self.run.setbacks.rejected(self.scope)
         if self.claims > MOST_CLAIMS:
             self._demand()
             self.run.distrust_last_answer(self.scope)
@@ -232,6 +232,7 @@ class _Review:
 
     def _of_guard(self, refusal: Refusal) -> str:
         self.rejections += 1
+        self.run.setbacks.rejected(self.scope)
         if self.rejections > MOST_REJECTIONS:
             self.run.distrust_last_answer(self.scope)
             error = self.run.guarding.rejected(refusal, At(scope=self.scope), self.rejections)
@@ -289,7 +290,7 @@ class _Review:
         if self.run.stopped is not None:  # by the failure of a call that was to convert it
             raise StopRun(self.run.stopped)
         self.tries += 1
-        self.run.routing.rejected(self.scope)
+        self.run.setbacks.rejected(self.scope)
         if self.tries >= MOST_TRIES:
             raise given_up(unfit(wrong, text), self.tries, self.scope, self.run)
         self._log("output", self.tries, f"The answer is no {kind.__name__}.")

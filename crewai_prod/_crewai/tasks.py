@@ -338,7 +338,7 @@ class _Mending:
         run, text = seam_of(self.task).run, answer.fields["text"]
         if run.stopped is not None:
             raise StopRun(run.stopped)
-        run.routing.rejected(self.scope)
+        run.setbacks.rejected(self.scope)
         if self.tries >= MOST_TRIES:
             raise given_up(answer, self.tries, self.scope, run)
         run.log.answer_rejected(

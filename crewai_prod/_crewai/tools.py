@@ -16,6 +16,8 @@ from typing import Any
 from crewai.tools.base_tool import BaseTool
 from crewai.tools.memory_tools import RecallMemoryTool, RememberTool
 
+from crewai_prod._crewai.ask_human import ASKING, AskHuman
+from crewai_prod._crewai.ask_human import NAME as ASK
 from crewai_prod._crewai.mcp import calling_once
 from crewai_prod._crewai.native_tools import declared_for, options_for
 from crewai_prod._crewai.paging import READING_ON, ReadToolResult
@@ -105,6 +107,7 @@ class ToolBench:
         self._polled: set[str] = set()
         self._cut: dict[str, ToolSeam] = {}
         self._reader: ReadToolResult | None = None
+        self._asker: AskHuman | None = None
 
     def polls(self, name: str) -> bool:
         """Whether a tool is polled: each of its calls is to be made."""
@@ -115,15 +118,22 @@ class ToolBench:
         return None if tools is None else [self._one(tool) for tool in tools]
 
     def equip(self, tools: Sequence[Any] | None) -> list[Any] | None:
-        """The tools of an agent at work, with one to read on in what others of them return."""
+        """The tools of an agent at work, and those that a run has for it besides.
+
+        One reads on in what others of them return, one asks a person.
+        """
         taken = self.take(tools)
         seams = [seam for seam in map(seam_of, taken or ()) if seam is not None]
-        known = any(plain(one.original.name) == plain(READ_ON) for one in seams)
-        if taken is None or known or all(one.say is None for one in seams):
-            return taken
-        if self._reader is None:
-            self._reader = ReadToolResult.of(self._run, self._said)
-        return [*taken, self._one(self._reader)]
+        known = {plain(one.original.name) for one in seams}
+        more = []
+        if plain(READ_ON) not in known and any(one.say is not None for one in seams):
+            self._reader = self._reader or ReadToolResult.of(self._run, self._said)
+            more.append(self._one(self._reader))
+        rules = self._run.escalating.rules
+        if rules is not None and rules.ask_human and plain(ASK) not in known:
+            self._asker = self._asker or AskHuman.of(self._run)
+            more.append(self._one(self._asker))
+        return [*(taken or ()), *more] if more else taken
 
     def _said(self, name: str, result: Any) -> tuple[str, int] | None:
         seam = self._cut.get(plain(name))
@@ -144,8 +154,7 @@ class ToolBench:
         if not really_a(BaseTool, tool) or isinstance(tool, DurableTool):
             return tool
         if id(tool) not in self._taken:
-            ours = tool is self._reader
-            options = READING_ON if ours else options_for(tool, self._options)
+            options = self._options_of(tool)
             declared = declared_for(tool, self._options) is not None
             typed = as_declared(tool, options, keep=True) if declared else tool
             worker = doing_within(typed, lambda inner: self._worker(inner, options))
@@ -154,6 +163,11 @@ class ToolBench:
             self._put_options(taken, seam)
             self._taken[id(tool)] = (tool, taken)
         return self._taken[id(tool)][1]
+
+    def _options_of(self, tool: Any) -> ToolOptions:
+        if tool is self._reader:
+            return READING_ON
+        return ASKING if tool is self._asker else options_for(tool, self._options)
 
     def _put_options(self, taken: Any, seam: ToolSeam) -> None:
         """What is declared about a tool and holds outside of its calls."""

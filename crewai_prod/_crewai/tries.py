@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 
-from crewai_prod import breakers
+from crewai_prod import breakers, complaints
 from crewai_prod._crewai.capping import ask_of, is_cut, output_capped
 from crewai_prod._crewai.fallbacks import fallback, stand_in
 from crewai_prod._crewai.metering import Meter, is_cut_short
@@ -53,7 +53,7 @@ from crewai_prod.waiting import apause, pause
 from crewai_prod.walk import Ticket
 
 if TYPE_CHECKING:
-    from crewai_prod._crewai.model_call import ModelCall
+    from crewai_prod._crewai.model_call import Messages, ModelCall
 
 _OVERFLOWS: Final = 5
 """How often one agent's conversation may be found too long until shortening it is given up."""
@@ -82,11 +82,13 @@ class Tries:
 
     Attributes:
         model: Who is asked now.
+        sent: The messages, where these are not those that the call was made with.
         cap: Tokens that this try may be answered with; None: as the model is set.
     """
 
     def __init__(self, call: ModelCall, ticket: Ticket, *, alone: bool = False) -> None:
         self.model: Any = call.llm
+        self.sent: Messages | None = call.sent
         self._call = call
         self._ticket = ticket
         self._run = call.run
@@ -126,10 +128,25 @@ class Tries:
         if choice is not None:
             self._go_to(choice, "Route")
 
-    async def achoose(self) -> None:
-        """The same on an event loop; the rules are asked on a worker thread."""
-        if self._run.routing.on:
-            await in_thread(self.choose)
+    def prepare(self) -> None:
+        """What comes before a call is made: people are asked who are to be, and a model is chosen.
+
+        Raises:
+            StopRun: The run waits for a person, or they have said no.
+            RouteFailed: See `choose`; so does `UsageError`.
+        """
+        if self._run.escalating.of_models and not lies_beside(self._ticket.scope.path):
+            with refusing():
+                note = self._run.escalating.before_model(self._ticket)
+            if note is not None:
+                told = {"role": "user", "content": complaints.told_by_person(note)}
+                self.sent = [*(self.sent or self._call.messages), told]
+        self.choose()
+
+    async def aprepare(self) -> None:
+        """The same on an event loop, done on a worker thread."""
+        if self._run.escalating.of_models or self._run.routing.on:
+            await in_thread(self.prepare)
 
     def _go_to(self, choice: Choice, of: str) -> None:
         """Ask another model, and say why."""

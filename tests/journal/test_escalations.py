@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from crewai_prod.journal import SqliteJournal
+from crewai_prod.journal._base import Judge
 from crewai_prod.records import Ruling
 from tests.journal.support import question, rows, take
 
 _YES = Ruling(status="answered", verdict="approved", answer='{"decision":"approved"}', by="ann")
 _LATE = Ruling(status="expired", verdict="rejected", answer='{"decision":"rejected"}')
+
+
+def _always(ruling: Ruling) -> Judge:
+    return lambda row, run: ruling
 
 
 def test_the_rate_is_of_all_runs_of_the_crew(journal: SqliteJournal, path: Path) -> None:
@@ -24,7 +29,7 @@ def test_the_rate_is_of_all_runs_of_the_crew(journal: SqliteJournal, path: Path)
         journal.ask(other, question(task="pay", why="amount", about="1")),
     ]
     for number, ruling in zip(asked, (_YES, _LATE), strict=False):
-        journal.answer(number, lambda row, run, ruling=ruling: ruling)
+        journal.answer(number, _always(ruling))
     told = "crew, task, why, questions, runs, open, approved, rejected, expired, round(rate, 3)"
     assert rows(path, f"SELECT {told} FROM escalations ORDER BY crew, why") == [
         ("ours", "pay", "amount", 3, 2, 1, 1, 1, 1, 0.667),
