@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from crewai_prod.budget import Budget
     from crewai_prod.cancelling import cancel
     from crewai_prod.journal import Journal, open_journal
+    from crewai_prod.loops import Loops
     from crewai_prod.retry import Retry
+    from crewai_prod.route import Route, RouteContext
     from crewai_prod.run import current_step
     from crewai_prod.settings import Settings
     from crewai_prod.stepping import open_run, step
@@ -28,8 +30,11 @@ __all__ = [
     "Budget",
     "CurrentStep",
     "Journal",
+    "Loops",
     "Outcome",
     "Retry",
+    "Route",
+    "RouteContext",
     "Settings",
     "approve",
     "cancel",
@@ -48,8 +53,11 @@ _HOMES = {
     "Budget": "crewai_prod.budget",
     "CurrentStep": "crewai_prod.tooling",
     "Journal": "crewai_prod.journal",
+    "Loops": "crewai_prod.loops",
     "Outcome": "crewai_prod.tooling",
     "Retry": "crewai_prod.retry",
+    "Route": "crewai_prod.route",
+    "RouteContext": "crewai_prod.route",
     "Settings": "crewai_prod.settings",
     "approve": "crewai_prod.answering",
     "cancel": "crewai_prod.cancelling",

@@ -387,9 +387,14 @@ def _check_arguments(question: ApprovalRecord, edited: Any) -> None:
 
 def _check_values(question: ApprovalRecord, schema: Mapping[str, Any], edited: Any) -> None:
     """Refuse values that the tool's schema excludes; what a schema cannot say, the tool checks."""
-    validator = import_module("jsonschema").Draft202012Validator(schema)
+    registry = import_module("referencing").Registry()  # what lies elsewhere is not fetched
+    validator = import_module("jsonschema").Draft202012Validator(schema, registry=registry)
     said = {name: value for name, value in edited.items() if value != MARK}
-    for error in validator.iter_errors(said):
+    try:
+        error = next(validator.iter_errors(said), None)
+    except (import_module("referencing.exceptions").Unresolvable, RecursionError):
+        return
+    if error is not None:
         where = ".".join(map(str, error.absolute_path)) or "the arguments"
         kind = error.schema.get("type") if isinstance(error.schema, Mapping) else None
         expected = f"has to be {kind}" if kind else f"breaks the rule {error.validator!r}"

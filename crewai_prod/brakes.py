@@ -23,10 +23,12 @@ from crewai_prod.budget import (
     Excess,
     Fits,
     Passes,
+    Used,
     Waits,
     excess,
     excess_of_call,
     excess_of_time,
+    goes_down,
     hour_of,
     judge,
     least_part_left,
@@ -34,6 +36,8 @@ from crewai_prod.budget import (
     passed,
     tightest_limit,
     time_spent,
+    used,
+    used_time,
     warned,
     with_limits,
 )
@@ -103,6 +107,11 @@ class Refused:
 
     account: Account
     excess: Excess
+
+
+@dataclass(frozen=True, slots=True)
+class Lower(Refused):
+    """A call for which a cheaper model is to be asked: too little is left for this one."""
 
 
 Granted = Fits | Waits | Refused
@@ -228,10 +237,44 @@ class Brakes:
     # -- before a model call ----------------------------------------------------------------------
 
     def estimate(self, step_id: str, model: str, weight: int) -> int:
-        """Tokens of a request, corrected by what this model has counted of earlier ones."""
+        """Tokens of a request that is about to be made, corrected as `expected` does.
+
+        What the provider counts of it corrects the estimates of later ones.
+        """
         with self._lock:
             self._weights[step_id] = (model, weight)
             return self._estimators.setdefault(model, Estimator()).corrected(weight)
+
+    def expected(self, model: str, weight: int) -> int:
+        """Tokens of a request, corrected by what this model has counted of earlier ones."""
+        with self._lock:
+            return self._estimators.get(model, Estimator()).corrected(weight)
+
+    def used(self, scope: Scope, share: Share) -> Used | None:
+        """The limit that covers what is done here and of which most is spent or set aside.
+
+        Args:
+            scope: Where.
+            share: Asks the journal, where runs share a budget; nothing is set aside.
+        """
+        covering = self._of(_where(scope))
+        own = [one for one in covering if one.label is None]
+        shared = [one for one in covering if one.label is not None]
+        with self._lock:
+            found = [used(one.budget, one.taken, one.name) for one in own]
+        found += [used_time(one.budget, self._elapsed) for one in own]
+
+        def look(taken: Sequence[Taken]) -> None:
+            found.extend(
+                used(account.budget, one, account.name)
+                for account, one in zip(shared, taken, strict=True)
+            )
+
+        if shared:
+            now = time.time()
+            share([_pot(one, now) for one in shared], look)
+        known = [one for one in found if one is not None]
+        return max(known, key=lambda one: one.part, default=None)
 
     def in_money(self, scope: Scope) -> Account | None:
         """A budget in money that covers what is done here."""
@@ -425,6 +468,9 @@ def _combined(
 ) -> Granted:
     """What all of these budgets together say of a call."""
     output, capped, waits = ask.most, False, False
+    for account, one in zip(accounts, taken, strict=True):
+        if account.budget.route_to and goes_down(account.budget, one.spent, ask):
+            return Lower(account, excess(account.budget, "max_usd", one.spent, account.name))
     for account, one in zip(accounts, taken, strict=True):
         verdict = judge(account.budget, one, ask, patient=patient)
         if isinstance(verdict, Passes):

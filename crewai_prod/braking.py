@@ -16,8 +16,18 @@ import orjson
 
 from crewai_prod.approval import BUDGET, Approval, decision_of, raised_limits
 from crewai_prod.approving import Asking, facts_of
-from crewai_prod.brakes import Brakes, Refused, Share
-from crewai_prod.budget import Ask, Budget, Decision, Excess, Fits, Waits, raised, with_limits
+from crewai_prod.brakes import Brakes, Lower, Refused, Share
+from crewai_prod.budget import (
+    Ask,
+    Budget,
+    Decision,
+    Excess,
+    Fits,
+    Used,
+    Waits,
+    raised,
+    with_limits,
+)
 from crewai_prod.codec import text_of
 from crewai_prod.errors import BudgetExceeded, BudgetPaused, CrewProdError
 from crewai_prod.records import Amounts, ApprovalRecord, Pot, Settled, Taken
@@ -44,7 +54,17 @@ class Braking:
         self._run = run
         self._write = write
 
-    def reserve(self, ticket: Ticket, ask: Ask, weight: int, *, patient: bool) -> Fits | Waits:
+    def used(self, ticket: Ticket) -> Used | None:
+        """The limit that covers a model call and of which most is used; None: there is none.
+
+        Raises:
+            JournalError: A budget that runs share could not be looked up.
+        """
+        return self.brakes.used(ticket.scope, self._sharing(ticket)) if self.brakes.on else None
+
+    def reserve(
+        self, ticket: Ticket, ask: Ask, weight: int, *, patient: bool
+    ) -> Fits | Waits | Lower:
         """Set aside what a model call may take of the budgets that cover it.
 
         Args:
@@ -54,7 +74,8 @@ class Braking:
             patient: Whether it can wait for other calls to end.
 
         Returns:
-            How much output is set aside; or that it may be made once other calls have ended.
+            How much output is set aside; that it may be made once other calls have ended; or that
+            the next cheaper model of a budget is to be asked.
 
         Raises:
             BudgetExceeded: It would pass a limit; the run is stopped.
@@ -75,7 +96,7 @@ class Braking:
                 ticket.scope, ticket.step_id, priced, share, patient=patient
             )
             self.warn()
-            if not isinstance(granted, Refused):
+            if not isinstance(granted, Refused) or isinstance(granted, Lower):
                 return granted
             self._passed(granted, ticket.scope)
 
@@ -157,6 +178,8 @@ class Braking:
 
     def _decided(self, refused: Refused) -> Decision:
         budget = refused.account.budget
+        if budget.on_limit == "route":  # no model is left to go down to
+            return "stop"
         if self._asks(budget):
             return "pause"
         if not callable(budget.on_limit):

@@ -97,6 +97,12 @@ class Excess:
             "spent, and the next call does not fit into the rest."
         )
 
+    @property
+    def rest(self) -> str:
+        """What is left, in words."""
+        left, most = _shown(self.left), _shown(self.most)
+        return f"{left} of {most} are left: {self.limit} of the {self.scope}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
@@ -114,10 +120,13 @@ class Budget:
         warn_at: From which part of a limit on a line `budget.warning` is logged, once.
         on_limit: What happens before the call that would pass a limit. `stop`: the run fails with
             `BudgetExceeded`. `pause`, or an `Approval`: it is paused, with the same error, and a
-            person is asked for a higher limit. Both can be resumed, with a higher limit. Or a
-            function that is told the `Excess`, and
-            returns `stop`, `pause`, or a higher `Budget` to go on with (not of time: what is at
-            work knows by then when to end).
+            person is asked for a higher limit. Both can be resumed, with a higher limit. `route`:
+            the models in `route_to` are gone down to, and the run stops if the call fits none of
+            them. Or a function that is told the `Excess`, and returns `stop`, `pause`, or a higher
+            `Budget` to go on with (not of time: what is at work knows by then when to end).
+        route_to: Cheaper models, the cheapest last: names or objects. A model for whose answer too
+            little of `max_usd` is left (for a whole one, or for 4,096 tokens) is not asked, but the
+            next one is. With any other `on_limit` than `route`, that is done after them.
         window: `hour`, `day` or `month` (UTC): the limits are for what all runs take in it.
         label: Of whom, such as a tenant: all runs whose budget has this label count together.
             Without one, those of the same crew (flow, agent) do. With a label and no window it is
@@ -137,6 +146,7 @@ class Budget:
     per_call_input_tokens: int | None = None
     warn_at: float = 0.8
     on_limit: str | Approval | Callable[[Excess], Decision] = "stop"
+    route_to: Sequence[Any] = field(default=(), compare=False)
     window: Window | None = None
     label: str | None = None
     limits: Mapping[str, int] = field(init=False, repr=False, compare=False)
@@ -157,11 +167,13 @@ class Budget:
             raise UsageError(f"Budget(warn_at={self.warn_at!r}): a part, more than 0, at most 1.")
         if isinstance(self.on_limit, Approval):
             self._check_approval(self.on_limit)
-        elif self.on_limit not in ("stop", "pause") and not callable(self.on_limit):
+        elif self.on_limit not in ("stop", "pause", "route") and not callable(self.on_limit):
             raise UsageError(
-                f"Budget(on_limit={self.on_limit!r}): there are 'stop', 'pause', an Approval and a "
+                f"Budget(on_limit={self.on_limit!r}): there are 'stop', 'pause', 'route', an "
+                "Approval and a "
                 "function."
             )
+        self._check_models()
         if self.window is not None and self.window not in _WINDOWS:
             raise UsageError(f"Budget(window={self.window!r}): there are hour, day and month.")
         if self.label is not None and not (isinstance(self.label, str) and self.label):
@@ -184,6 +196,21 @@ class Budget:
             now: The time; windows begin with the clock and the calendar, in UTC.
         """
         return Pot(label=self.label or otherwise, since=_first_hour(self.window, now))
+
+    def _check_models(self) -> None:
+        given = self.route_to
+        several = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+        object.__setattr__(self, "route_to", several)
+        for one in several:
+            if not one or isinstance(one, (bool, int, float, bytes, set)):
+                raise UsageError(f"Budget(route_to={given!r}): {one!r} is no model.")
+        if several and self.max_usd is None:
+            raise UsageError(
+                f"Budget(route_to={given!r}): a cheaper model saves money, so it takes max_usd. "
+                "Other limits can choose a model by harden(route=Route(..., budget_used_from=0.7))."
+            )
+        if self.on_limit == "route" and not several:
+            raise UsageError("Budget(on_limit='route'): to whom? Give it route_to=[...].")
 
     def _check_approval(self, approval: Approval) -> None:
         """Only a person can say what a higher limit is."""
@@ -216,6 +243,7 @@ class Ask:
         can_lower: Whether the call's output can be capped.
         known: Whether `most` is what the model or its provider hold it to. If not, a cap must not
             be higher than `USUAL`; and if it cannot be capped, nothing is known for certain.
+        passed_over: How many dearer models were not asked for lack of money.
     """
 
     input_tokens: int
@@ -223,6 +251,7 @@ class Ask:
     price: Callable[[int], int] = lambda output: 0
     can_lower: bool = True
     known: bool = True
+    passed_over: int = 0
 
     def amounts(self, output: int) -> Amounts:
         """What it may take if it is answered with so many tokens."""
@@ -286,6 +315,17 @@ def judge(budget: Budget, taken: Taken, ask: Ask, *, patient: bool = True) -> Ve
     if not ask.can_lower:
         return Fits(room)
     return Fits(room if ask.known else min(room, USUAL), capped=True)
+
+
+def goes_down(budget: Budget, spent: Amounts, ask: Ask) -> bool:
+    """Whether a cheaper model is to be asked, because too little is left for this one's answer.
+
+    It is not asked for the last bit of the money, which would cut its answer short.
+    """
+    if ask.passed_over >= len(budget.route_to):
+        return False
+    enough = ask.price(min(ask.most, USUAL))
+    return spent.cost_picousd + enough > budget.limits["max_usd"]
 
 
 def _least(ask: Ask) -> int:
@@ -353,6 +393,44 @@ def least_part_left(budget: Budget, spent: Amounts) -> float:
 def _part_left(budget: Budget, name: str, spent: Amounts) -> float:
     most = budget.limits[name]
     return max(0, most - _MEASURES[name](spent)) / most if most else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """The limit of which the greatest part is spent or set aside.
+
+    Attributes:
+        part: How much of it that is; 1 is all.
+        limit: Its name, such as `max_usd`.
+        scope: On what the budget is.
+    """
+
+    part: float
+    limit: str
+    scope: str
+
+    @property
+    def message(self) -> str:
+        """In words."""
+        return f"{self.part:.0%} of {self.limit} of the {self.scope} are used"
+
+
+def used(budget: Budget, taken: Taken, scope: str) -> Used | None:
+    """How much of a budget is spent or set aside; None if it has no limit to count up to."""
+    gone = taken.spent + taken.reserved
+    parts = {
+        name: _MEASURES[name](gone) / most if most else 1.0 for name, most in budget.limits.items()
+    }
+    if not parts:
+        return None
+    limit = max(parts, key=lambda name: parts[name])
+    return Used(part=parts[limit], limit=limit, scope=scope)
+
+
+def used_time(budget: Budget, seconds: float) -> Used | None:
+    """The same of its time, for a run that was at work for so long."""
+    most = budget.max_seconds
+    return None if most is None else Used(part=seconds / most, limit=SECONDS, scope="run")
 
 
 def excess(budget: Budget, limit: str, spent: Amounts, scope: str) -> Excess:
@@ -545,7 +623,8 @@ def raised(budget: Budget, given: Any) -> Decision:
     if given in ("stop", "pause"):
         return given  # type: ignore[no-any-return]
     if isinstance(given, Budget):
-        return replace(given, window=budget.window, label=budget.label)
+        lower = given.route_to or (budget.route_to if given.max_usd is not None else ())
+        return replace(given, window=budget.window, label=budget.label, route_to=lower)
     raise UsageError(f"on_limit returned {given!r}, not 'stop', 'pause' or a Budget.")
 
 

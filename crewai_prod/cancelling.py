@@ -1,9 +1,8 @@
 """Stopping a run from another thread or process, before its next step.
 
 Rule: it is asked for in the journal, where whoever is at work on the run, in whichever process,
-finds it with its next heartbeat (every third of a lease, 5 seconds by default), and before the next
-call that acts on the world: its intent is not recorded any more. A run of this process stops at
-once. What is under way is recorded as ever, and the run can be resumed.
+looks before each step. What is under way is recorded as ever, and the run can be resumed. That the
+session is over is known, too, from the next heartbeat on, to whoever waits within a step.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ make it succeed.
         ApprovalClosed           a question that was answered, or is not open any more
         AnswerNotAllowed         somebody who may not answer this question has answered it
         ReplayOnly               a finished run was asked for something it does not hold
+        RouteFailed              a rule that chooses the model of a call could not
       JournalError
         JournalUnavailable       it cannot be opened, read or written now
         SchemaTooNew             it was written by a newer version of this package
@@ -47,6 +48,7 @@ make it succeed.
         BudgetExceeded           the next call would pass a limit that the run was given
         BudgetPaused             the same, and the run waits for a person (a `RunPaused`)
         DeadlineExceeded         an agent's `max_execution_time` is over
+        LoopDetected             an agent makes calls that lead nowhere, and does not stop
         ModelUnpriced            nobody knows what a model costs, and such models are not called
       GuardError
         GuardRejected            a value was checked, and may not pass
@@ -196,6 +198,13 @@ class RunPaused(RunError):
     """The run is paused and waits for an answer. `fields["reason"]` says for what."""
 
     actor: ClassVar[Actor] = "operator"
+
+
+class RouteFailed(RunError):
+    """A rule that chooses the model of a call raised, or named no model. Nobody was asked.
+
+    Mend the rule (`fields["rule"]`), then resume the run: it goes on at that call.
+    """
 
 
 class ApprovalRequired(RunPaused):
@@ -409,6 +418,15 @@ class DeadlineExceeded(LimitError, TimeoutError):
     """The time that an agent may take for a task (`max_execution_time`, in seconds) is over.
 
     What was done until then is recorded. A resumed run goes on from there with the whole time.
+    """
+
+
+class LoopDetected(LimitError):
+    """An agent calls a tool in a loop, and went on after it was told and the tool was withheld.
+
+    Look at its last steps, mend the task or the tool, and start a new run; or resume this one with
+    the tool declared `polling`, or with other `loops`, if the calls do make sense. Fields: `kind`
+    (`exact`, `ping_pong`, `no_progress` or `varied`), `tool`, `calls`.
     """
 
 

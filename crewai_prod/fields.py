@@ -44,6 +44,9 @@ MESSAGE: Final = "message"  # ours: a sentence for people, on warnings
 DURATION_MS: Final = "duration_ms"  # ours: GenAI's operation duration, in milliseconds
 ERROR_TYPE: Final = "error.type"  # OTel: class of the error, _OTHER if it is not known
 ERROR_MESSAGE: Final = "error.message"  # ours: its text, with content only; it may quote arguments
+ROUTED_FROM: Final = "route.from"  # ours: the model that was asked for
+ROUTE_RULE: Final = "route.rule"  # ours: name of the rule that chose another one
+ROUTE_REASON: Final = "route.reason"  # ours: why it held
 FALLBACK_FROM: Final = "fallback.from"  # ours: the model that could not be had
 REJECTED_WHY: Final = (
     "rejected.why"  # ours: claim (a tool was not called), output (its form) or guard
@@ -113,6 +116,11 @@ APPROVAL_VERDICT: Final = "approval.verdict"  # ours: what was decided
 APPROVAL_BY: Final = "approval.by"  # ours: who has answered
 APPROVAL_EDITED: Final = "approval.edited"  # ours: whether they changed what was asked about
 
+# -- calls that lead nowhere, on loop.detected ----------------------------------------------------
+
+LOOP_KIND: Final = "loop.kind"  # ours: exact, ping_pong, no_progress or varied
+LOOP_RUNG: Final = "loop.rung"  # ours: told, withheld or stopped
+LOOP_CALLS: Final = "loop.calls"  # ours: how many calls of it were made, or rounds of two
 # -- what a guard has said, on guard.verdict ------------------------------------------------------
 
 GUARD_NAME: Final = "guard.name"  # ours: the guard
@@ -153,10 +161,12 @@ CALLBACK_FAILED: Final = "callback.failed"  # a callback that only observes rais
 STEP_FINISHED: Final = "step.finished"  # another step (a function, a person) has answered
 STEP_REPLAYED: Final = "step.replayed"  # a step was answered from the journal
 STEP_DRIFT: Final = "step.drift"  # history answered a request that differs from the recorded one
+LLM_ROUTED: Final = "llm.routed"  # a rule has chosen the model that is asked
 LLM_FALLBACK: Final = "llm.fallback"  # another model is asked instead
 RETRY: Final = "retry"  # a try failed and another one follows
 WARNING: Final = "warning"  # something a person should know
 BUDGET_WARNING: Final = "budget.warning"  # much of a limit is spent
+LOOP_DETECTED: Final = "loop.detected"  # a call is not made because it is one of a loop
 GUARD_VERDICT: Final = "guard.verdict"  # a guard has judged
 APPROVAL_REQUESTED: Final = "approval.requested"  # a person is asked
 APPROVAL_APPLIED: Final = "approval.applied"  # what a person has decided is done

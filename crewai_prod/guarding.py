@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ import orjson
 from crewai_prod import codec, threads
 from crewai_prod.concealing import mask
 from crewai_prod.errors import CrewProdError, GuardRejected, GuardUnavailable
-from crewai_prod.guards._pipeline import Chains, chains, fits, is_verdict, reports_injection
+from crewai_prod.guards._pipeline import Chains, chains, fits, is_verdict
 from crewai_prod.guards._types import (
     Allow,
     Escalate,
@@ -44,6 +43,7 @@ from crewai_prod.guards._types import (
     Reject,
     Verdict,
 )
+from crewai_prod.guards.taint import reports, spread, whole
 from crewai_prod.records import GuardRecord, VerdictKind
 from crewai_prod.redact import redact, redact_text
 from crewai_prod.steps import Scope, digest, lies_in
@@ -57,8 +57,6 @@ T = TypeVar("T")
 MOST_REJECTIONS: Final = 2
 """How often an answer is sent back because a guard rejects it."""
 _LONGEST_REASON: Final = 500
-_WHOLE: Final = re.compile(r"tasks/\d+(?:~\d+)?|[^/]*")
-"""The beginning of a path that is a task of the run, or what else is tainted as a whole."""
 _KINDS: Final[Mapping[type, VerdictKind]] = {
     Allow: VerdictKind.ALLOW,
     Modify: VerdictKind.MODIFY,
@@ -214,13 +212,20 @@ class Guarding:
             self._pending.append(record)
 
     def tainted(self, scope: Scope) -> tuple[str, ...]:
-        """The untrusted sources that were read in the task around so far."""
+        """The untrusted sources that were read in the task around so far, or by those it reads."""
+        if not self._tainted:
+            return ()
+        plans = self._run.plans
+        reads = {
+            plan.path: [plans[one].path for one in plan.definition.reads if one in plans]
+            for plan in plans.values()
+        }
         with self._lock:
-            return tuple(self._tainted.get(_whole(scope.path), ()))
+            return spread(self._tainted, whole(scope.path), reads)
 
     def _note_taint(self, path: str, source: str) -> bool:
         with self._lock:
-            sources = self._tainted.setdefault(_whole(path), [])
+            sources = self._tainted.setdefault(whole(path), [])
             if source in sources:
                 return False
             sources.append(source)
@@ -374,6 +379,9 @@ class Guarding:
             if self._run.stopped is not None and self._run.refused(error):
                 raise self._run.stopped from error
             reason = f"{type(error).__name__}: {codec.text_of(error)}"
+            if guard.fail == "closed":  # what a model told it may be what it could not judge by
+                asked = self._run.recorded(_beside(guard, at.scope, judged))
+                self._run.have_redone([step.step_id for step in asked])
         record = GuardRecord(
             scope=at.scope.path,
             step_id=at.step_id,
@@ -395,7 +403,7 @@ class Guarding:
     def _call(
         self, guard: Guard, value: Any, context: GuardContext, scope: Scope, judged: str
     ) -> Verdict:
-        beside = replace(scope.beside(f"guard.{guard.name}", judged), follow=False)
+        beside = _beside(guard, scope, judged)
         loop, home = _home.get(), _home.set(None)
         work = _at_work.set(True)
         try:
@@ -554,6 +562,11 @@ def _awaited(said: Any, home: asyncio.AbstractEventLoop | None) -> Verdict:
         return alone.submit(context.run, asyncio.run, wait()).result()
 
 
+def _beside(guard: Guard, scope: Scope, judged: str) -> Scope:
+    """Where a guard does what it does to judge a value."""
+    return replace(scope.beside(f"guard.{guard.name}", judged), follow=False)
+
+
 def _digest(value: Any) -> str:
     return digest(codec.stored_meaning(value))
 
@@ -566,9 +579,4 @@ def _key(record: GuardRecord) -> _Key:
 def _reports(record: GuardRecord) -> bool:
     """Whether a guard has found instructions in what a tool has read."""
     told = record.verdict in (VerdictKind.MODIFY, VerdictKind.REJECT, VerdictKind.ESCALATE)
-    return told and record.place == "tool_result" and reports_injection(record.guard)
-
-
-def _whole(path: str) -> str:
-    found = _WHOLE.match(path)
-    return found.group() if found else path
+    return told and record.place == "tool_result" and reports(record.guard, record.reason)

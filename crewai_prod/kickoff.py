@@ -66,6 +66,7 @@ class Kickoff:
         journal = self.run.journal
         self.run.bill.prices = self.options.prices
         self._approve([one.name for one in definitions])
+        self.run.looping.rules = self.options.loops
         request = RunRequest(
             run_id=self.run_id,
             kind=self.kind,
@@ -79,6 +80,7 @@ class Kickoff:
         opened = open_session(self.run, request, definitions)
         if opened.lease is not None and self.options.budgets:
             self._brake(opened)
+        self.run.routing.join(self.options.routes)
         self.run.guarding.join(self.options.guards, name=self.name)
         _watch(self.run)
         return opened
@@ -123,6 +125,10 @@ class Kickoff:
         for name in self.run.braking.brakes.unmet():
             self.run.log.warning(
                 f"A budget is on agent {name!r}, and none of that role was at work."
+            )
+        for name in self.run.routing.unmet():
+            self.run.log.warning(
+                f"A route is for {name!r}, and no task or agent of that name asked."
             )
         self.run.end(RunStatus.COMPLETED, result=result)
         tell(self.run, self.options.on_alert)

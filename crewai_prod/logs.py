@@ -33,6 +33,7 @@ from crewai_prod import fields, logfile
 from crewai_prod.alerts import Alert
 from crewai_prod.budget import Excess
 from crewai_prod.errors import UsageError
+from crewai_prod.loops import Finding
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
@@ -444,6 +445,29 @@ class RunLog:
         }
         self.emit(fields.LLM_FALLBACK, "warning", **line)
 
+    def llm_routed(
+        self,
+        *,
+        before: str,
+        model: str,
+        rule: str,
+        reason: str,
+        step_id: str,
+        task: str | None,
+        agent: str | None,
+    ) -> None:
+        """A rule has chosen the model that is asked, in place of the one `before`."""
+        line = {
+            fields.TASK: task,
+            fields.AGENT_NAME: agent,
+            fields.STEP_ID: step_id,
+            fields.ROUTED_FROM: before,
+            fields.REQUEST_MODEL: model,
+            fields.ROUTE_RULE: rule,
+            fields.ROUTE_REASON: reason,
+        }
+        self.emit(fields.LLM_ROUTED, **line)
+
     def llm_unmetered(self, *, model: str, task: str | None, agent: str | None) -> None:
         """A model was called past the run, and the call is not on the bill."""
         message = (
@@ -525,6 +549,23 @@ class RunLog:
             fields.APPROVAL_EDITED: edited or None,
         }
         self.emit(fields.APPROVAL_APPLIED, **line)
+
+    def loop_detected(
+        self, found: Finding, *, step_id: str | None, task: str | None, agent: str | None
+    ) -> None:
+        """A call was not made because it is one of a loop."""
+        rung = found.rung.name.lower()
+        line = {
+            fields.MESSAGE: f"A call of {found.tool} is one of a loop ({found.kind}): {rung}.",
+            fields.LOOP_KIND: found.kind,
+            fields.LOOP_RUNG: rung,
+            fields.LOOP_CALLS: found.calls,
+            fields.TOOL_NAME: found.tool,
+            fields.STEP_ID: step_id,
+            fields.TASK: task,
+            fields.AGENT_NAME: agent,
+        }
+        self.emit(fields.LOOP_DETECTED, "warning", **line)
 
     def warning(self, message: str, *, event: str = fields.WARNING, **more: Any) -> None:
         """Something a person should know, in a sentence without prompts, arguments or results."""

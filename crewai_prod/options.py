@@ -18,12 +18,14 @@ from crewai_prod.guards._pipeline import read_guards
 from crewai_prod.journal import Journal
 from crewai_prod.journals import shared_journal
 from crewai_prod.logs import DEFAULT, RunLog, open_log
+from crewai_prod.loops import Loops
 from crewai_prod.notices import Notify
 from crewai_prod.notices import check as check_notify
 from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.prices import Prices, load
 from crewai_prod.replay import OnChange
 from crewai_prod.retry import Retry
+from crewai_prod.route import Routes
 from crewai_prod.settings import Settings
 from crewai_prod.tooling import Outcome, ToolOptions
 
@@ -46,9 +48,11 @@ class Options:
     prices: Prices
     on_alert: OnAlert | None
     budgets: Budgets
+    routes: Routes
     approvals: Mapping[str, Approval]
     notify: Notify | None
     human: str
+    loops: Loops | None
     guards: tuple[Guard, ...] = ()
 
     @classmethod
@@ -68,10 +72,12 @@ class Options:
         on_alert: OnAlert | None = None,
         budget: Any = None,
         budgets: Any = None,
+        route: Any = None,
         guards: Any = None,
         approvals: Mapping[str, Any] | None = None,
         notify: Any = None,
         human: str | None = None,
+        loops: Any = None,
     ) -> Options:
         """Check every option now, not at the first kickoff.
 
@@ -93,10 +99,12 @@ class Options:
             log=base.log if log is DEFAULT and base.log is not None else log,
             on_alert=_callable("on_alert", on_alert),
             budgets=Budgets.read(budget, budgets),
+            routes=Routes.read(route),
             guards=read_guards(guards),
             approvals=_approvals(approvals),
             notify=check_notify(notify if notify is not None else base.notify),
             human=_one_of("human", human or base.human, _HUMAN),
+            loops=Loops.read(base.loops if loops is None else loops),
             prices=Prices.read(
                 prices if prices is not None else base.prices,
                 on_unpriced if on_unpriced is not None else base.on_unpriced,

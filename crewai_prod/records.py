@@ -374,7 +374,11 @@ class StepRecord:
         params: Digest of the message row (role `request`) that holds model, tools and sampling;
             None for a model call that was made past the seams (see `direct`).
         result: JSON, tagged as `codec` writes it; None until done.
+        route: JSON of why a model call went to the model that it went to, if a rule has chosen:
+            `rule`, `reason`, `model` and `instead_of`.
         error: JSON of the failure.
+        output_size: Characters of what a tool returned, as a model reads it.
+        output_cut: How many of them a model was not shown; None for a tool without `max_output`.
         cost: What a model call that was billed cost; None if nothing was billed.
         epoch: The session of the run in which the outcome was recorded.
     """
@@ -400,10 +404,13 @@ class StepRecord:
     cost: Cost | None = None
     model: str | None = None
     provider: str | None = None
+    route: str | None = None
     response_id: str | None = None
     finish_reason: str | None = None
     started_at: float
     duration_ms: float | None = None
+    output_size: int | None = None
+    output_cut: int | None = None
     epoch: int = 0
 
     @property
@@ -422,6 +429,7 @@ class AttemptRecord:
     """A try of a step that did not become its recorded outcome, with what it cost.
 
     `model` and `provider` say who was asked, if it was a model; that may be another one each time.
+    `route` says why, as in `StepRecord`.
     """
 
     step_id: str
@@ -432,6 +440,7 @@ class AttemptRecord:
     cost: Cost | None = None
     model: str | None = None
     provider: str | None = None
+    route: str | None = None
     started_at: float
     duration_ms: float | None = None
     epoch: int = 0

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
-from crewai_prod.steps import Scope, lies_beside, lies_in, related, works_on
+from crewai_prod.steps import Scope, lies_beside, lies_in, related, task_path, works_on
 
 OnChange = Literal["stop", "rerun", "keep"]
 CACHED = "cached"
@@ -60,6 +60,10 @@ class History:
         if step is not None:
             self._met.add(step_id)
         return step
+
+    def get(self, step_id: str) -> StepRecord | None:
+        """The record of exactly this step, if there is one; whether it was met is left alone."""
+        return self._steps.get(step_id)
 
     def last_within(self, scope: str) -> StepRecord | None:
         """The step that was begun last within a scope, not beside its conversation."""
@@ -199,12 +203,16 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDefinition:
-    """A task of the crew as it is now: its fingerprint and the digests it is made of."""
+    """A task of the crew as it is now: its fingerprint and the digests it is made of.
+
+    `reads` are the positions of the tasks whose output it is given.
+    """
 
     position: int
     name: str
     fingerprint: str
     parts: Mapping[str, str]
+    reads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +224,11 @@ class TaskPlan:
     generation: int = 0
     record: TaskRecord | None = None
     follow: bool = True
+
+    @property
+    def path(self) -> str:
+        """Of the scope in which it is executed."""
+        return task_path(self.definition.position, self.generation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,9 @@ from crewai_prod.guarding import Guarding
 from crewai_prod.heart import HEART
 from crewai_prod.journal import Journal, forget_owner
 from crewai_prod.logs import RunLog
+from crewai_prod.looping import Looping
 from crewai_prod.outcomes import UnknownPolicy, settle
+from crewai_prod.paging import Paging, Shown
 from crewai_prod.records import (
     AttemptRecord,
     Lease,
@@ -59,9 +61,10 @@ from crewai_prod.records import (
     Usage,
 )
 from crewai_prod.redact import redact_text
-from crewai_prod.replay import AGAIN, TaskPlan, decided_again
+from crewai_prod.replay import AGAIN, CACHED, TaskPlan, decided_again
 from crewai_prod.required import DECIDED, REFUSED, reports_failure
 from crewai_prod.retry import Retry
+from crewai_prod.routing import Routing
 from crewai_prod.steps import (
     NOTHING_SAID,
     Scope,
@@ -174,8 +177,11 @@ class Run:
         self._usage = Usage()
         self.bill = Bill()
         self.braking = Braking(self, self._write)
+        self.routing = Routing(self)
         self.guarding = Guarding(self, self._write, in_guard)
         self.approving = Approving(self, self._write)
+        self.looping = Looping(self)
+        self.paging = Paging()
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
         self._redo: set[str] = set()
@@ -277,6 +283,21 @@ class Run:
                 "This code belongs to a call that took too long and was left: it begins no step."
             )
 
+    def heed(self) -> None:
+        """Refuse before a step if the run was stopped, or somebody has cancelled it by now.
+
+        Looks into the journal, which takes some 10 microseconds.
+
+        Raises:
+            CrewProdError: It was; or the journal could not be read.
+        """
+        self.check()
+        self._write(self._refuse_if_cancelled)
+
+    def _refuse_if_cancelled(self) -> None:
+        if self.journal.cancelled([self.lease]):
+            raise RunCancelled
+
     def refused(self, error: BaseException) -> bool:
         """Whether an exception is what the stored refusal has become on its way out."""
         seen: set[int] = set()
@@ -351,6 +372,7 @@ class Run:
         """An agent begins to work in a scope; see `Walk.enter`."""
         with self._lock:
             self._walk.enter(scope.path, retry=retry)
+        self.looping.forget(scope.path)
 
     def last_step(self, scope: Scope) -> str | None:
         """The model or tool call that was begun last in a scope, by this session."""
@@ -370,6 +392,7 @@ class Run:
         self.check()
         with self._lock:
             self._walk.try_again(ticket)
+        self.looping.forget(ticket.inner.path)
         if ticket.effect == "write":
             self._intend(ticket)
 
@@ -419,12 +442,15 @@ class Run:
             if ticket.step_id in self._final:
                 raise self._final[ticket.step_id]
             drifted = self._walk.look_up(ticket, params=request.params if scope.follow else None)
+        if self.routing.on:
+            self.routing.met(ticket)
+        self.looping.decided(scope)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=drifted)
         elif self.replay_only is not None:
             raise self.replay_only
         else:
-            refusal = self.bill.refusal(ticket)
+            refusal = None if self.routing.on else self.bill.refusal(ticket)
             if refusal is not None:
                 raise self.stop(refusal)
             self.braking.in_time(scope)
@@ -566,6 +592,7 @@ class Run:
             ApprovalRequired: A person has to agree, and nobody has yet; the run waits for that.
             ToolOutcomeUnknown: It was started in an earlier session, nobody can tell whether it
                 acted, and the run now waits for a person.
+            LoopDetected: It is one of a loop that the model does not end.
             BudgetExceeded: It would pass a limit, or the time of the run is over.
             CrewProdError: The run was stopped, or the intent could not be committed.
         """
@@ -626,39 +653,58 @@ class Run:
             self._settle(ticket, record, passed, options)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=False)
+            if ticket.kind is StepKind.TOOL:
+                self.looping.met(ticket, options)
         elif self.replay_only is not None:
             raise self.replay_only
         else:
+            self.heed()
             self.braking.in_time(ticket.scope)
-            if refusal is not None:
-                self._refuse(ticket, refusal)
-            elif self._admit(ticket, options, passed, form) and ticket.effect == "write":
+            admitted = self._admit(ticket, options, passed, form, refusal)
+            if admitted and ticket.effect == "write":
                 self._intend(ticket)
 
     def _admit(
-        self, ticket: Ticket, options: ToolOptions, arguments: dict[str, Any], form: Form | None
+        self,
+        ticket: Ticket,
+        options: ToolOptions,
+        arguments: dict[str, Any],
+        form: Form | None,
+        refusal: ToolError | None,
     ) -> bool:
         """Whether a call may be made; one that may not is committed as refused, and told."""
         record = ticket.record
-        if ticket.kind is not StepKind.TOOL or (record and record.effect != REFUSED):
-            return True  # not a tool's, or admitted before
+        if ticket.kind is not StepKind.TOOL:
+            return True
+        if record is not None and record.effect != REFUSED and refusal is None:
+            self.looping.met(ticket, options)
+            return True  # it was admitted before
+        facts = self.looping.refusal(ticket, options)
+        if facts is None and refusal is not None:
+            facts = describe(refusal)
+        if facts is None:
+            facts = self._refusal(ticket, arguments, options, form)
+        if facts is None:
+            return True
+        ticket.effect = REFUSED
+        step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(facts).decode())
+        self._commit(ticket, step)
+        ticket.recorded = step
+        return False
+
+    def _refusal(
+        self, ticket: Ticket, arguments: dict[str, Any], options: ToolOptions, form: Form | None
+    ) -> dict[str, Any] | None:
+        """Facts of why a call must not be made; else it is counted."""
         nested = ticket.effect == "nested"
-        refusal = self._admission.refusal(ticket.name, options, nested=nested)
+        refusal: ToolError | None = self._admission.refusal(ticket.name, options, nested=nested)
         if refusal is None:
             refusal = self.approving.admit(ticket, arguments, options, form)
             if refusal is None:
                 self.braking.afford(ticket)
-                return True
+                return None
             self._admission.take_back(ticket.name)
-        self._refuse(ticket, refusal)
-        return False
-
-    def _refuse(self, ticket: Ticket, refusal: ToolError) -> None:
-        """Commit that a call is not made; it is told why."""
-        ticket.effect = REFUSED
-        step = self._step(ticket, StepStatus.FAILED, error=orjson.dumps(describe(refusal)).decode())
-        self._commit(ticket, step)
-        ticket.recorded = step
+        return describe(refusal)
 
     def _intend(self, ticket: Ticket) -> None:
         """Commit that a call which acts is about to be made."""
@@ -666,8 +712,16 @@ class Run:
         self._write(lambda: self.journal.start_step(self.lease, intent, attempt=before))
         ticket.before = None
 
-    def finish_tool(self, ticket: Ticket, result: str, text: str | None) -> None:
+    def finish_tool(
+        self, ticket: Ticket, result: str, text: str | None, *, shown: Shown | None = None
+    ) -> None:
         """Commit a tool's result (JSON of `codec`); `text` is what a message may repeat.
+
+        Args:
+            ticket: Of the call.
+            result: JSON.
+            text: The result, if it is a text.
+            shown: How long it is for a model, if that is known; else as it is recorded.
 
         Raises:
             CrewProdError: The run was stopped meanwhile (a nested call may have swallowed why), or
@@ -677,7 +731,9 @@ class Run:
         if ticket.effect == "nested":
             self.check()
         self.degraded |= ticket.kind is StepKind.TOOL and reports_failure(result)
-        self._commit(ticket, self._step(ticket, StepStatus.DONE, result=result))
+        size = shown or Shown(len(result if text is None else text))
+        sizes = {"output_size": size.size, "output_cut": size.cut} if _is_call(ticket) else {}
+        self._commit(ticket, self._step(ticket, StepStatus.DONE, result=result, **sizes))
         self._share(text, ticket.step_id)
 
     def fail_tool(self, ticket: Ticket, facts: Mapping[str, Any]) -> None:
@@ -712,6 +768,20 @@ class Run:
         """The tools that were called within a scope so far, by name: whether with success."""
         with self._lock:
             return self._walk.history.called(path)
+
+    def tool_step(self, step_id: str) -> StepRecord | None:
+        """What is recorded of a tool call of this run, in whichever task, or of a cache's answer.
+
+        Raises:
+            JournalError: The journal could not be read.
+        """
+        with self._lock:
+            step = self._walk.history.get(step_id)
+        if step is None or step.result is None:  # perhaps of a task that is finished
+            steps = self.journal.steps(self.run_id)
+            step = next((one for one in steps if one.step_id == step_id), None)
+        told = step is not None and (step.kind is StepKind.TOOL or step.effect == CACHED)
+        return step if told else None
 
     def step_that_said(self, text: str | None) -> str | None:
         """The id of a step whose result is word for word this text, if it is a long one."""
@@ -804,6 +874,8 @@ class Run:
             self._walk.history.forget(path)
             self._walk.leave(path)
             self._talks = {at: talk for at, talk in self._talks.items() if not lies_in(at, path)}
+        self.routing.leave(path)
+        self.looping.forget(path)
         self.log.task_finished(task=record.name, position=position, agent=agent, status="done")
 
     def fail_task(
@@ -944,6 +1016,8 @@ class Run:
             if step.usage is not None:
                 self._usage += step.usage
                 self._spent[step.scope] = self._spent.get(step.scope, Usage()) + step.usage
+        if step.kind is StepKind.TOOL:
+            self.looping.ended(step)
         self.braking.brakes.enter(step)
         self.bill.enter(step, ticket.scope.task_name, self.log)
         self.log.step_finished(step, task=ticket.scope.task_name)
@@ -1012,6 +1086,11 @@ def _usage_by_scope(
             scope = scopes[one.step_id]
             spent[scope] = spent.get(scope, Usage()) + one.usage
     return spent
+
+
+def _is_call(ticket: Ticket) -> bool:
+    """Whether a model reads what comes of it."""
+    return ticket.kind is StepKind.TOOL
 
 
 def _is_failed_tool(step: StepRecord) -> bool:

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
         notify: An http(s) address that is sent JSON when a run waits for a person.
         human: Where people are asked what CrewAI asks them (`human_input`, `@human_feedback`,
             `Flow.ask`): `pause`: the run waits for an answer as for any approval; `terminal`.
+        loops: Whether calls that lead nowhere are looked for; see `Loops`.
         quiet: Silence CrewAI's own console output during hardened runs, and the progress of a
             batch.
     """
@@ -47,4 +48,5 @@ class Settings(BaseSettings):
     on_unpriced: str | Decimal | None = None
     notify: str | None = None
     human: Literal["pause", "terminal"] = "pause"
+    loops: bool = True
     quiet: bool = False

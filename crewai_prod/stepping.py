@@ -65,6 +65,8 @@ def step(function: Any = None, /, *, name: str | None = None, **declared: Any) -
         raise UsageError(f"step() takes a function, not {function!r}.")
     called = name or function.__qualname__
     options = ToolOptions.read(called, {"effect": "nested", **declared})
+    if options.approval is not None:
+        raise UsageError(f"step {called!r}: approval is for tools; a step's caller can ask first.")
     definition = StepDefinition(called, function, options)
     if inspect.iscoroutinefunction(function):
 
@@ -314,8 +316,8 @@ def open_run(
         name: What it is called in `crewai-prod runs`.
         inputs: What it is about; a run id belongs to one set of inputs.
         **options: As for `harden`: `journal`, `durability`, `unknown`, `log`, `prices`,
-            `on_unpriced`, `on_alert`, `budget`, `budgets` (agents only), `guards` (of what is done
-            in the block), `settings`.
+            `on_unpriced`, `on_alert`, `budget`, `budgets` (agents only), `route`, `loops`,
+            `guards` (of what is done in the block), `settings`.
 
     Returns:
         A context manager, entered once.

@@ -25,6 +25,7 @@ _UNSAID = frozenset({"tool_call_id", _CACHING})
 _LEAVES = frozenset({str, int, float, bool, type(None)})
 _BESIDE = ":"
 """No name brings it into a path: `path_part` quotes it."""
+_TASK = re.compile(r"(?:.*/)?tasks/\d+(?:~\d+)?(?=/|$)")
 _KICKED_OFF = re.compile(r"(?P<task>(?:.*/)?tasks/\d+(?:~\d+)?/)[^/]*~[0-9a-f]{8}(?:\.\d+)?(?:/|$)")
 """A path within something that a task kicked off, not a tool of its agent."""
 
@@ -94,9 +95,14 @@ class Scope:
         return replace(self, path=f"{self.path}/{_BESIDE}{path_part(what)}~{about[:8]}")
 
 
+def task_path(position: int, generation: int) -> str:
+    """The scope path of a task; one that is executed again because it changed gets a new one."""
+    return f"tasks/{position}" if generation == 0 else f"tasks/{position}~{generation}"
+
+
 def task_scope(position: int, generation: int, name: str, *, follow: bool) -> Scope:
-    """The scope of a task; a task that is executed again because it changed gets a new one."""
-    path = f"tasks/{position}" if generation == 0 else f"tasks/{position}~{generation}"
+    """The scope of a task."""
+    path = task_path(position, generation)
     return Scope(path=path, task=position, task_name=name, follow=follow)
 
 
@@ -113,6 +119,12 @@ def lies_in(path: str, scope: str) -> bool:
 def lies_beside(path: str) -> bool:
     """Whether a scope path is of something beside the conversation around it."""
     return f"/{_BESIDE}" in path
+
+
+def task_around(path: str) -> str | None:
+    """The scope of the task in which a path lies, of the innermost one; None: in none."""
+    found = _TASK.match(path)
+    return found.group() if found else None
 
 
 def related(one: str, other: str) -> bool:

@@ -67,7 +67,12 @@ class ToolOptions:
             `idempotent` is retried on `ToolUnavailable` and on what `retry.on` names, or where
             `reconcile` says that nothing was done: an exception alone does not say so.
         max_calls: How often it may be called in a run.
-        max_output: Characters of its result that a model is shown; more is cut, with a mark.
+        max_output: Characters of its result that a model is shown; more is cut, with a mark, and
+            can be read in pages of that size through a tool that its agent is given besides.
+        polling: It is called again and again with the same arguments until something has changed:
+            every call is made, whatever was returned before, and none is taken for a loop.
+        loop_after: Calls after which the next one is taken for a loop, of whatever kind, in place
+            of what `harden(loops=...)` says.
         sensitive: Names of arguments that no log, report or message shows.
         result_schema: What its result is validated against, instead of its return annotation.
         strict: Whether arguments must have their types. False: `"5"` will do for 5.
@@ -85,6 +90,8 @@ class ToolOptions:
     retry: Retry | None = None
     max_calls: int | None = None
     max_output: int | None = None
+    polling: bool = False
+    loop_after: int | None = None
     sensitive: frozenset[str] = frozenset()
     result_schema: Any = None
     strict: bool = True
@@ -186,6 +193,8 @@ _EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or isinstance(value, (bool, Approval)),
         "it is True, False, or an Approval, for example Approval(above={'amount': 100})",
     ),
+    "polling": _FLAG,
+    "loop_after": _COUNT,
     "sensitive": (_is_names, "it is the name of an argument, or a list of names"),
 }
 """What each option has to be, and how that is said."""

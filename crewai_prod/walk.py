@@ -22,8 +22,9 @@ class Ticket:
 
     `recorded` is the answer of an earlier session; if it is set there is nothing to do. `before` is
     an earlier try that this one replaces, and `record` what the journal held of the step. `model`
-    is who is asked, where that is another model than `name`; `provider` is that one's. `edited` are
-    a tool's arguments as a person has changed them.
+    is who is asked, where that is another model than `name`; `provider` is that one's. `route` is
+    JSON of why that one was chosen, if a rule did. `edited` are a tool's arguments as a person has
+    changed them.
     """
 
     scope: Scope
@@ -43,6 +44,7 @@ class Ticket:
     effect: str | None = None
     model: str | None = None
     provider: str | None = None
+    route: str | None = None
     started_at: float = field(default_factory=time.time)
     clock: float = field(default_factory=time.perf_counter)
 
@@ -76,6 +78,7 @@ class Ticket:
             request=request.tip if request else None,
             params=request.params if request else None,
             provider=self.provider,
+            route=self.route,
             started_at=self.started_at,
             duration_ms=None if status is StepStatus.STARTED else self.elapsed_ms,
             epoch=epoch,
@@ -94,6 +97,7 @@ def attempt_of(record: StepRecord) -> AttemptRecord:
         cost=record.cost,
         model=record.model or record.name if record.kind is StepKind.MODEL else None,
         provider=record.provider,
+        route=record.route,
         started_at=record.started_at,
         duration_ms=record.duration_ms,
         epoch=record.epoch,
@@ -267,7 +271,7 @@ class Walk:
             return False
         if record.epoch in self._failed_sessions and _too_long(record):
             return False  # asking again costs nothing, and another model may stand there now
-        told = record.kind is StepKind.TOOL or _has_wrong_form(record)
+        told = record.kind is StepKind.TOOL or has_wrong_form(record)
         cut_off = told and record.epoch not in self._failed_sessions
         return self._finished or cut_off or self.history.went_on(record)
 
@@ -282,6 +286,6 @@ def _too_long(record: StepRecord) -> bool:
     return record.kind is StepKind.MODEL and '"ContextOverflow"' in (record.error or "")
 
 
-def _has_wrong_form(record: StepRecord) -> bool:
+def has_wrong_form(record: StepRecord) -> bool:
     """Whether a model call failed because its answer could not be read as what was asked for."""
     return '"type":"ValidationError"' in (record.error or "")

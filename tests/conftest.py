@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.covering import deselected
+
 _HOME = tempfile.mkdtemp(prefix="crewai-prod-tests-")
 
 for _name in [name for name in os.environ if name.startswith(("CREWAI_", "OPENAI_", "OTEL_"))]:
@@ -43,6 +45,21 @@ def _loopback_only(self: socket.socket, address: Any) -> None:
 
 
 setattr(socket.socket, "connect", _loopback_only)  # noqa: B010 - a method of a C class, for mypy
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Every combination of tool path and form of kickoff is many minutes more."""
+    parser.addoption("--whole", action="store_true", help="run every combination, see covering.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out combinations that other tests have."""
+    named = any("[" in argument for argument in config.args)
+    if named or config.getoption("--whole"):
+        return
+    out = {id(item) for item in deselected(items)}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) in out])
+    items[:] = [item for item in items if id(item) not in out]
 
 
 def pytest_report_header() -> str:

@@ -35,6 +35,7 @@ from crewai.utilities.planning_handler import CrewPlanner
 from crewai_prod import codec
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
 from crewai_prod._crewai.crew_run import nested_scope
+from crewai_prod._crewai.repeating import RunToolsHandler, uncounted
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.takeover import original_of, put, put_private, seam_of
 from crewai_prod._crewai.usage import read_metrics
@@ -179,11 +180,12 @@ def _agent_begins(executor: Any, event: Any) -> None:
 
 def _take_over_executor(executor: Any, run: Run, scope: Scope) -> None:
     workshop = Workshop(run, run.tools, scope, within=scope)
-    tools = workshop.bench.take(executor.original_tools) or []
+    tools = workshop.bench.equip(executor.original_tools) or []
     put(executor, original_tools=tools, tools=parse_tools(tools))
     handler = executor.tools_handler
     if isinstance(handler, ToolsHandler):  # a killed kickoff of this agent has left its last call
-        put(executor, tools_handler=ToolsHandler(cache=handler.cache))
+        put(executor, tools_handler=RunToolsHandler.of(handler.cache, workshop.bench.polls))
+    uncounted(executor, None, tools)
     for name in _AGENT_LLMS:
         put(executor, **{name: workshop.llm(original_of(getattr(executor, name)))})
     executor.__dict__[_PLACE] = (run, scope)

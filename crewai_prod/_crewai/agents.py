@@ -22,6 +22,7 @@ from crewai_prod._crewai.event_scope import events_ended
 from crewai_prod._crewai.guarded_tasks import last_judged
 from crewai_prod._crewai.guardrails import judging
 from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.repeating import RunToolsHandler
 from crewai_prod._crewai.reviewing import reviewed
 from crewai_prod._crewai.saves import Saves
 from crewai_prod._crewai.stop import StopRun
@@ -68,19 +69,24 @@ class RunAgent(Seamed):
     def execute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
         """The original's, within the agent's scope."""
         with _at_work(self) as worker:
-            result = super(RunAgent, worker).execute_task(task, context, tools)  # type: ignore[misc]
-            run = seam_of(self).run
+            given, run = _equipped(worker, tools), seam_of(self).run
+            result = super(RunAgent, worker).execute_task(task, context, given)  # type: ignore[misc]
             return last_judged(run, scope_of(run), task, _answered(run, worker, result))
 
     async def aexecute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
         """The original's, within the agent's scope."""
         with _at_work(self) as worker:
-            result = await super(RunAgent, worker).aexecute_task(task, context, tools)  # type: ignore[misc]
-            run = seam_of(self).run
+            given, run = _equipped(worker, tools), seam_of(self).run
+            result = await super(RunAgent, worker).aexecute_task(task, context, given)  # type: ignore[misc]
             answer, scope = _answered(run, worker, result), scope_of(run)
             if not run.guarding.on:
                 return answer
             return await run.guarding.in_thread(last_judged, run, scope, task, answer)
+
+    def set_cache_handler(self, cache_handler: Any) -> None:
+        """The original's, which begins without a last call; some releases do so within a run."""
+        super().set_cache_handler(cache_handler)  # type: ignore[misc]
+        _watch_calls(self)
 
     def get_output_converter(self, *args: Any, **kwargs: Any) -> Any:
         """The original's, behind its seam; it asks once, what it cannot read is sent back."""
@@ -134,8 +140,8 @@ class RunAgent(Seamed):
         """For `Agent.kickoff`: also the tools CrewAI adds there are taken over."""
         executor, inputs, info, parsed = super()._prepare_kickoff(*args, **kwargs)  # type: ignore[misc]
         seam: AgentSeam = seam_of(self)
-        tools = seam.bench.take(executor.original_tools) or []
-        if any(one is not other for one, other in zip(tools, executor.original_tools, strict=True)):
+        tools, before = seam.bench.equip(executor.original_tools) or [], executor.original_tools
+        if [id(one) for one in tools] != [id(one) for one in before]:
             parsed = parse_tools(tools)
             put(executor, original_tools=tools, tools=parsed)
         reviewed(executor)
@@ -146,9 +152,14 @@ def fresh(agent: Any) -> None:
     """Let an agent begin without what other pieces of work left on it."""
     put(agent, **{name: copy.copy(value) for name, value in FRESH.items()})
     put_private(agent, **{name: copy.copy(value) for name, value in FRESH_PRIVATE.items()})
+    _watch_calls(agent)
+
+
+def _watch_calls(agent: Any) -> None:
+    """Let an agent begin without a last call, which keeps it from calling its tool again."""
     handler = agent.__dict__.get("tools_handler")
     if isinstance(handler, ToolsHandler):
-        put(agent, tools_handler=ToolsHandler(cache=handler.cache))
+        put(agent, tools_handler=RunToolsHandler.of(handler.cache, seam_of(agent).bench.polls))
 
 
 def begin_again(run: Run) -> None:
@@ -217,6 +228,11 @@ def in_time(run: Run, agent: Any) -> Iterator[None]:
                 raise
             text = f"Agent {agent.role!r} may take {limit} s for a task, and they are over."
             raise _final(run, DeadlineExceeded(text, agent=agent.role)) from error
+
+
+def _equipped(agent: Any, tools: Any) -> Any:
+    """The tools an agent works with: those of the task, or its own."""
+    return seam_of(agent).bench.equip(tools or agent.tools) or tools
 
 
 def _answered(run: Run, agent: Any, result: Any) -> Any:

@@ -133,3 +133,8 @@ _DECODERS: dict[str, Callable[[Any, Types], Any]] = {
     "responses": _decode_responses,
     "value": lambda value, _: codec.from_tree(value),
 }
+
+
+def as_text(edited: Any) -> str:
+    """What a person has put in an answer's place: a text, or JSON for a form."""
+    return edited if isinstance(edited, str) else orjson.dumps(edited).decode()

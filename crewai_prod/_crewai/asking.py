@@ -30,8 +30,7 @@ from crewai.core.providers.human_input import (
 )
 
 from crewai_prod import codec
-from crewai_prod._crewai.answers import decode_answer, encode_answer
-from crewai_prod._crewai.approved_outputs import as_text
+from crewai_prod._crewai.answers import as_text, decode_answer, encode_answer
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import Passing, StopRun, refusing
 from crewai_prod.approval import HUMAN_INPUT
@@ -83,6 +82,16 @@ def is_default(provider: Any) -> bool:
     return type(provider) is SyncHumanInputProvider
 
 
+def is_unheard(agent: Any, run: Run) -> bool:
+    """Whether feedback would be asked for that this release of CrewAI cannot give to an agent.
+
+    The agent's executor lacks what CrewAI's own provider calls. A person is asked as about an
+    output then: see `approved_outputs`.
+    """
+    waits = provider_here() is None and not run.approving.terminal
+    return waits and not hasattr(getattr(agent, "executor_class", None), "_invoke_loop")
+
+
 def _plain(provider: Any) -> Any:
     return provider.inner if isinstance(provider, RunProvider) else provider
 
@@ -119,6 +128,9 @@ class RunProvider(HumanInputProvider):
         """Repeat what is recorded, then have the provider ask."""
         if context._is_training_mode():
             return self.inner.handle_feedback(formatted_answer, context)
+        if is_unheard(context.agent, self._run):
+            context.ask_for_human_input = False
+            return formatted_answer
         rounds, answer = _Rounds(self._run, context), formatted_answer
         while not rounds.begin(answer):
             answer = context._invoke_loop()
@@ -135,6 +147,9 @@ class RunProvider(HumanInputProvider):
         """Repeat what is recorded, then have the provider ask."""
         if context._is_training_mode():
             return await self.inner.handle_feedback_async(formatted_answer, context)
+        if is_unheard(context.agent, self._run):
+            context.ask_for_human_input = False
+            return formatted_answer
         rounds, answer = _Rounds(self._run, context), formatted_answer
         while not rounds.begin(answer):
             answer = await context._ainvoke_loop()

@@ -107,11 +107,11 @@ class Workshop:
         self._run = run
         self._base = base
         self._within = within
-        self.caches = Caches(run)
         self._taken: dict[int, tuple[Any, Any]] = {}
         self._saves = Saves()
         self._memories = MemorySeam(run, self.llm, self._saves, within)
         self.bench = ToolBench(run, options, self.memory, within)
+        self.caches = Caches(run, self.bench.polls)
 
     def llm(self, llm: Any) -> Any:
         """A model behind its seam; names of models and None stay as they are."""

@@ -13,7 +13,7 @@ process begins with an empty cache, would call the tool after all. Three rules m
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +23,10 @@ from crewai.agents.cache.cache_handler import CacheHandler
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import is_tool_failure
 from crewai_prod._crewai.takeover import Seamed, original_of, seam_of, take_over
-from crewai_prod._crewai.tool_results import decode_result, encode_result
+from crewai_prod._crewai.tool_results import decode_result, encode_result, revived, told
 from crewai_prod.errors import CrewProdError
-from crewai_prod.records import StepKind, TaskRecord
+from crewai_prod.looping import LookedUp, looked_up
+from crewai_prod.records import StepKind, StepStatus, TaskRecord
 from crewai_prod.replay import CACHED, Verdict
 from crewai_prod.run import Run
 from crewai_prod.tooling import ToolOptions
@@ -44,11 +45,13 @@ class CacheSeam:
 
     Attributes:
         run: The run.
+        polls: Whether a tool is one whose every call is to be made.
         own: What the run has put in.
         by_task: The calls of each task among these.
     """
 
     run: Run
+    polls: Callable[[str], bool]
     own: dict[Call, Any] = field(default_factory=dict)
     by_task: dict[int | None, list[Call]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -76,6 +79,8 @@ class RunCache(Seamed):
         In a run that was stopped nothing is: the tool itself then refuses.
         """
         seam: CacheSeam = seam_of(self)
+        if seam.polls(tool):
+            return None
         try:
             return _read(seam, original_of(self), (tool, input))
         except CrewProdError:
@@ -83,20 +88,30 @@ class RunCache(Seamed):
 
 
 def _read(seam: CacheSeam, shared: CacheHandler, call: Call) -> Any:
-    arguments = {"input": call[1]}
-    ticket = seam.run.begin_tool(
-        scope_of(seam.run), f"cached {call[0]}", arguments, _hit(seam.run), StepKind.FUNCTION
+    run, scope = seam.run, scope_of(seam.run)
+    looked_up.set(LookedUp(scope.path, *call))
+    ticket = run.begin_tool(
+        scope, f"cached {call[0]}", {"input": call[1]}, _hit(run), StepKind.FUNCTION
     )
     ticket.effect = CACHED
     known = call in seam.own
     if ticket.recorded is not None:
+        run.looping.met_again(scope, *call, ticket.recorded)
+        if ticket.recorded.status is StepStatus.FAILED:  # it was one of a loop
+            return told(revived(orjson.loads(ticket.recorded.error or "{}")))
         value = decode_result(ticket.recorded.result or "null")
     else:
         value = seam.own[call] if known else shared.read(tool=call[0], input=call[1])
         if value is None:
-            seam.run.withdraw(ticket)
+            run.withdraw(ticket)
             return None
-        seam.run.finish_tool(ticket, *encode_result(value))
+        result, text = encode_result(value)
+        in_a_loop = run.looping.repeated(scope, *call, result)
+        if in_a_loop is not None:
+            run.fail_tool(ticket, in_a_loop)
+            return told(revived(in_a_loop))
+        run.finish_tool(ticket, result, text)
+    run.paging.note(encode_result(value)[0], ticket.step_id)
     if not known:  # a later task of the run is to see it too, in whichever process
         seam.put(call, value)
     return value
@@ -110,8 +125,9 @@ def _hit(run: Run) -> ToolOptions:
 class Caches:
     """The caches of one run, in the order in which they were taken over."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, polls: Callable[[str], bool]) -> None:
         self._run = run
+        self._polls = polls
         self._taken: list[Any] = []
 
     def take(self, cache: Any) -> Any:
@@ -121,7 +137,7 @@ class Caches:
         for taken in self._taken:
             if original_of(taken) is cache:
                 return taken
-        taken = take_over(cache, RunCache, CacheSeam(self._run))
+        taken = take_over(cache, RunCache, CacheSeam(self._run, self._polls))
         self._taken.append(taken)
         return taken
 

@@ -7,7 +7,7 @@ Callbacks, verbosity, rate limits, keys and addresses are no part of a definitio
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from crewai import Crew, Process, Task
@@ -26,19 +26,23 @@ _AGENT = ("system_template", "prompt_template", "response_template", "max_iter",
 def define(crew: Crew, inputs_digest: str) -> list[TaskDefinition]:
     """The crew's tasks before their inputs are filled in, in order."""
     definitions: list[TaskDefinition] = []
-    by_task: dict[int, str] = {}
+    by_task: dict[int, int] = {}
     for position, task in enumerate(crew.tasks):
         parts = _parts(crew, task)
         parts["inputs"] = inputs_digest
-        parts["context"] = _digest(_upstream(task, definitions, by_task))
+        read = _upstream(task, position, by_task)
+        parts["context"] = _digest(
+            [one if isinstance(one, str) else definitions[one].fingerprint for one in read]
+        )
         fingerprint = _digest(parts)
-        by_task[id(task)] = fingerprint
+        by_task[id(task)] = position
         definitions.append(
             TaskDefinition(
                 position=position,
                 name=task_name(task, position),
                 fingerprint=fingerprint,
                 parts=parts,
+                reads=tuple(one for one in read if isinstance(one, int)),
             )
         )
     return definitions
@@ -96,16 +100,18 @@ def _parts(crew: Crew, task: Task) -> dict[str, str]:
     return {name: _digest(value) for name, value in described.items()}
 
 
-def _upstream(
-    task: Task, before: Sequence[TaskDefinition], by_task: Mapping[int, str]
-) -> list[str]:
-    """Fingerprints of the tasks whose output this one reads: those it names, else all before it."""
+def _upstream(task: Task, position: int, by_task: Mapping[int, int]) -> list[int | str]:
+    """The tasks whose output this one reads: those it names, else all before it.
+
+    Returns:
+        Positions; of a task that is not the crew's, its key.
+    """
     context = task.context
     if not context:
         return []
     if isinstance(context, list):
         return [by_task.get(id(one), one.key) for one in context]
-    return [definition.fingerprint for definition in before]
+    return list(range(position))
 
 
 def _agent(agent: Any) -> dict[str, Any]:

@@ -295,6 +295,7 @@ def _seam(facade: Any, seam: FacadeSeam, asked: Asked) -> FlowSeam:
         run.braking.brakes.join(
             seam.options.budgets, of=f"flow/{definition.name}", path=nested.path
         )
+        run.routing.join(seam.options.routes, nested.path)
         run.guarding.join(seam.options.guards, name=definition.name, path=nested.path)
         return FlowSeam(
             holder=holder, run=run, workshop=Workshop(run, seam.options.tools), nested=nested

@@ -23,7 +23,7 @@ from crewai.tasks.task_output import TaskOutput
 from pydantic import BaseModel
 
 from crewai_prod import codec
-from crewai_prod._crewai.approved_outputs import as_text
+from crewai_prod._crewai.answers import as_text
 from crewai_prod.approval import Approval
 from crewai_prod.failures import describe
 from crewai_prod.records import StepKind, StepRecord, StepStatus
@@ -37,6 +37,8 @@ from crewai_prod.walk import Ticket
 _METHOD = ToolOptions(effect="nested")
 _ASKING = ToolOptions(effect="read")
 _STATE = "state"
+_SHORTEST = 0.001
+"""Seconds that an answer is waited for at least."""
 _CREWAIS = {
     kind.__qualname__: kind
     for kind in (CrewOutput, HumanFeedbackResult, LiteAgentOutput, TaskOutput)
@@ -318,7 +320,7 @@ def wait_for_person(
         about=ticket.step_id,
         step_id=ticket.step_id,
         arguments=orjson.dumps(codec.to_tree(dict(shown))).decode(),
-        approval=Approval(expires=seconds),
+        approval=Approval(expires=None if seconds is None else max(seconds, _SHORTEST)),
     )
     if decision.edited is not None:
         return as_text(decision.edited)

@@ -40,6 +40,7 @@ class _Unchecked:
     """In front of an `LLMGuardrail`'s own class."""
 
     _failure: Exception | None = None
+    llm: Any
 
     def _validate_output(self, task_output: Any) -> Any:
         failures: list[Exception] = []
@@ -56,11 +57,11 @@ class _Unchecked:
     def __call__(self, task_output: Any) -> tuple[bool, Any]:
         checking = copy.copy(self)  # one guardrail may check several outputs at once
         checking._failure = None
+        run = seam_of(checking.llm).run
         verdict: tuple[bool, Any] = super(_Unchecked, checking).__call__(task_output)  # type: ignore[misc]
         if checking._failure is not None:
-            run = seam_of(checking.llm).run
             raise _unavailable(run, checking._failure) from checking._failure
-        _note(verdict[0])
+        _note(run, verdict[0])
         return verdict
 
 
@@ -103,7 +104,7 @@ def checked(guardrail: Any, run: Run) -> Any:
             if run.refused(error) and run.stopped is not None:
                 raise StopRun(run.stopped) from error
             raise _unavailable(run, error) from error
-        _note(passed)
+        _note(run, passed)
         return verdict
 
     return check
@@ -140,7 +141,9 @@ def judging(task: str | None, agent: Any, most: int) -> Iterator[None]:
         _verdicts.reset(token)
 
 
-def _note(passed: bool) -> None:
+def _note(run: Run, passed: bool) -> None:
+    if not passed:
+        run.routing.rejected(scope_of(run))
     verdicts = _verdicts.get()
     if verdicts is not None:
         verdicts.append(passed)

@@ -74,9 +74,16 @@ def harden(target: Any = _MISSING, /, **options: Any) -> Any:
             month's). `budgets`: `{task name or agent role: Budget}`, for parts of it (of a flow:
             agent roles): what is kicked off or delegated in a task counts as the task's, what an
             agent does itself as the agent's. Limits do not belong to what a run is: it may be
-            resumed with others.
+            resumed with others. `route`: a `Route`, several in order, or a function of the
+            `RouteContext` that returns a model or None: they choose the model of each call.
+            `loops`: a `Loops`, which says when calls are taken for a loop, or False.
             `guards`: guards (see `crewai_prod.guards`), which judge what goes into the target, its
             models and tools, and what comes out. They do not belong to what a run is, either.
+            `approvals`: `{task name: True | Approval}`, for outputs that a
+            person approves before they count (tools: their option `approval`). `notify`: called
+            with a dict, or an http(s) address that is sent JSON, when the run waits for a person.
+            `human`: where CrewAI's own questions (`human_input`, `@human_feedback`, `Flow.ask`) are
+            asked: `pause` (default: as approvals are; the run waits) or `terminal`.
             `settings`: a `Settings`.
 
     Returns:

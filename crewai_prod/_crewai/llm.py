@@ -10,11 +10,17 @@ from typing import Any
 from crewai.llms.base_llm import BaseLLM
 from pydantic import BaseModel
 
-from crewai_prod._crewai.fallbacks import standing_in
-from crewai_prod._crewai.metering import Meter, MeteredLLM, current_meter, is_live
+from crewai_prod._crewai.fallbacks import read_by, standing_in
+from crewai_prod._crewai.metering import (
+    Meter,
+    MeteredLLM,
+    current_meter,
+    is_live,
+    take_over_model,
+)
 from crewai_prod._crewai.model_call import Messages, ModelCall, given_by_name, with_messages
 from crewai_prod._crewai.stop import StopRun
-from crewai_prod._crewai.takeover import behind, put, put_private, really_a, seam_of, take_over
+from crewai_prod._crewai.takeover import behind, seam_of
 from crewai_prod.kickoff import place_around
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
@@ -53,11 +59,13 @@ class DurableLLM(MeteredLLM):
             return super().call(*args, **kwargs)  # type: ignore[misc]
 
         def ask(model: Any, sent: Messages | None) -> Any:
-            given, named = with_messages(args, kwargs, sent)
+            said, named = with_messages(args, kwargs, sent)
+            if run.routing.on:
+                said, named = read_by(model, said, named)
             if model is self:
-                return super(DurableLLM, self).call(*given, **named)  # type: ignore[misc]
+                return super(DurableLLM, self).call(*said, **named)  # type: ignore[misc]
             with standing_in(model, self):
-                return model.call(*given, **named)
+                return model.call(*said, **named)
 
         return ModelCall.read(self, run, args, kwargs).answer(ask)
 
@@ -68,11 +76,13 @@ class DurableLLM(MeteredLLM):
             return await super().acall(*args, **kwargs)  # type: ignore[misc]
 
         async def ask(model: Any, sent: Messages | None) -> Any:
-            given, named = with_messages(args, kwargs, sent)
+            said, named = with_messages(args, kwargs, sent)
+            if run.routing.on:
+                said, named = read_by(model, said, named)
             if model is self:
-                return await super(DurableLLM, self).acall(*given, **named)  # type: ignore[misc]
+                return await super(DurableLLM, self).acall(*said, **named)  # type: ignore[misc]
             with standing_in(model, self):
-                return await model.acall(*given, **named)
+                return await model.acall(*said, **named)
 
         return await ModelCall.read(self, run, args, kwargs).aanswer(ask)
 
@@ -131,17 +141,8 @@ def answer_beside(
 
 
 def take_over_llm(llm: BaseLLM, seam: ModelSeam, mixin: type[DurableLLM] = DurableLLM) -> BaseLLM:
-    """The model behind its seam, with one state with the user's: counters, clients, response ids.
-
-    A model that hands its calls on to another one (Azure's does) is copied, because the other one
-    must be metered with it.
-    """
-    fields = {k: v for k, v in llm.__dict__.items() if really_a(BaseLLM, v)}
-    private = {k: v for k, v in (llm.__pydantic_private__ or {}).items() if really_a(BaseLLM, v)}
-    taken = take_over(llm, mixin, seam, share=not fields and not private)
-    put(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in fields.items()})
-    put_private(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in private.items()})
-    return taken
+    """The model behind its seam; its state is the user's: counters, clients, response ids."""
+    return take_over_model(llm, mixin, seam, share=True)
 
 
 def harden_llm(llm: BaseLLM) -> BaseLLM:

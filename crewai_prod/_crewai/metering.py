@@ -9,9 +9,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from crewai.llms.base_llm import BaseLLM
+
 from crewai_prod._crewai.capping import with_cap
 from crewai_prod._crewai.sdks import one_try, tried_once
-from crewai_prod._crewai.takeover import Seamed
+from crewai_prod._crewai.takeover import Seamed, put, put_private, really_a, take_over
 from crewai_prod._crewai.usage import Reported, read_usage
 from crewai_prod.records import Usage
 
@@ -132,6 +134,23 @@ class MeteredLLM(Seamed):
             meter.finish_reason = kwargs.get("finish_reason") or meter.finish_reason
             meter.response_id = kwargs.get("response_id") or meter.response_id
         super()._emit_call_completed_event(*args, **kwargs)  # type: ignore[misc]
+
+
+def take_over_model(llm: BaseLLM, mixin: type[Any], seam: Any, *, share: bool) -> BaseLLM:
+    """A model behind its seam, and with it those that it hands its calls on to (Azure's does).
+
+    Args:
+        llm: The user's model.
+        mixin: What stands in front of its class.
+        seam: Its run's end.
+        share: Whether both are to have one state. One that hands its calls on is copied.
+    """
+    fields = {k: v for k, v in llm.__dict__.items() if really_a(BaseLLM, v)}
+    private = {k: v for k, v in (llm.__pydantic_private__ or {}).items() if really_a(BaseLLM, v)}
+    taken = take_over(llm, mixin, seam, share=share and not fields and not private)
+    put(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in fields.items()})
+    put_private(taken, **{k: take_over(v, MeteredLLM, seam) for k, v in private.items()})
+    return taken
 
 
 def meter_beside(usage: dict[str, Any]) -> None:

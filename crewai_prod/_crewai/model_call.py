@@ -134,6 +134,7 @@ class ModelCall:
             return self.replay(ticket.recorded)
         tries = Tries(self, ticket, alone=alone)
         with self.run.in_flight(), tries.ended():
+            tries.choose()
             return tries.loop()(self._try, tries, work)
 
     def _try(self, tries: Tries, work: Work) -> Any:
@@ -163,6 +164,7 @@ class ModelCall:
             return self.replay(ticket.recorded)
         tries = Tries(self, ticket)
         with self.run.in_flight(), tries.ended():
+            await tries.achoose()
             return await tries.aloop()(self._atry, tries, work)
 
     async def _atry(self, tries: Tries, work: AsyncWork) -> Any:
@@ -245,6 +247,8 @@ class ModelCall:
         failures = model_failures.get()
         if failures is not None and not isinstance(error, ValidationError):
             failures.append(error)
+        if not isinstance(error, ValidationError):
+            self.run.routing.failed(ticket)
         usage = self._usage(meter)
         report = billed_usage(error) if usage is None else None
         if report is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -37,9 +37,11 @@ def probe(name: str, **particular: Any) -> Callable[[Make], Make]:
     return enter
 
 
-def run_probes() -> Iterator[tuple[str, list[str]]]:
-    """Run them all; yields each one's name and what is wrong."""
+def run_probes(names: Collection[str] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """Run them, all or those of these names; yields each one's name and what is wrong."""
     for one in PROBES:
+        if names is not None and one.name not in names:
+            continue
         try:
             # CrewAI prints panels, and warns about every single call of a model not its own.
             with _own_storage(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):

@@ -40,6 +40,7 @@ from crewai_prod import complaints
 from crewai_prod._crewai.guarded_tasks import guarded_output
 from crewai_prod._crewai.metering import model_failures
 from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.repeating import instead_of_crewais, uncounted, uncounted_in_steps
 from crewai_prod._crewai.stop import Passing, StopRun, refusing
 from crewai_prod._crewai.takeover import seam_of
 from crewai_prod.codec import text_of
@@ -47,14 +48,13 @@ from crewai_prod.errors import CrewProdError, OutputInvalid, UnverifiedToolClaim
 from crewai_prod.guarding import MOST_REJECTIONS, At, Refusal
 from crewai_prod.owing import demand
 from crewai_prod.run import Run
-from crewai_prod.steps import Scope
+from crewai_prod.steps import Scope, task_around
 
 MOST_CLAIMS = 2
 """How often an answer is sent back because a required tool was not called."""
 MOST_TRIES = 3
 """How many answers there may be until one has the form that was asked for."""
 _OBJECT = re.compile(r"{.*}", re.DOTALL)
-_TASK = re.compile(r"(?:.*/)?tasks/\d+(?:~\d+)?(?=/|$)")
 _AFRESH: dict[str, Any] = {
     "current_answer": None,
     "is_finished": False,
@@ -175,11 +175,12 @@ class _Review:
 
     def _place(self) -> str:
         """The scope of the whole task: it counts who called a tool in it, coworkers included."""
-        found = _TASK.match(self.scope.path) if self.executor.task is not None else None
-        return found.group() if found else self.scope.path
+        found = task_around(self.scope.path) if self.executor.task is not None else None
+        return found or self.scope.path
 
     def _of_claim(self, tools: list[str], by_others: bool) -> str:
         self.claims += 1
+        self.run.routing.rejected(self.scope)
         if self.claims > MOST_CLAIMS:
             self._demand()
             self.run.distrust_last_answer(self.scope)
@@ -288,6 +289,7 @@ class _Review:
         if self.run.stopped is not None:  # by the failure of a call that was to convert it
             raise StopRun(self.run.stopped)
         self.tries += 1
+        self.run.routing.rejected(self.scope)
         if self.tries >= MOST_TRIES:
             raise given_up(unfit(wrong, text), self.tries, self.scope, self.run)
         self._log("output", self.tries, f"The answer is no {kind.__name__}.")
@@ -299,8 +301,22 @@ class _Review:
         self.run.log.answer_rejected(why=why, attempt=attempt, message=message, **where)
 
 
-class _OfFlow:
+class _OfEither:
+    """What is the same in front of both kinds of executors."""
+
+    def _handle_agent_action(self, formatted_answer: Any, tool_result: Any) -> Any:
+        run: Run = seam_of(self.agent).run  # type: ignore[attr-defined]
+        told = instead_of_crewais(run, tool_result, formatted_answer.tool)
+        return super()._handle_agent_action(formatted_answer, told)  # type: ignore[misc]
+
+
+class _OfFlow(_OfEither):
     """In front of an executor that is a flow."""
+
+    def _ensure_step_executor(self) -> Any:
+        made = super()._ensure_step_executor()  # type: ignore[misc]
+        run: Run = seam_of(self.agent).run  # type: ignore[attr-defined]
+        return uncounted_in_steps(made, run, self.original_tools)  # type: ignore[attr-defined]
 
     async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
         review, told = _Review.of(self), None
@@ -316,7 +332,7 @@ class _OfFlow:
             review.say(told)
 
 
-class _OfLoop:
+class _OfLoop(_OfEither):
     """In front of the older executor, which is a loop."""
 
     def _invoke_loop(self) -> Any:
@@ -359,6 +375,7 @@ def reviewed(executor: Any) -> None:
         made: Any = type(kind)
         _classes[kind] = made(kind.__name__, (front, kind), namespace)
     object.__setattr__(executor, "__class__", _classes[kind])
+    uncounted(executor, seam_of(executor.agent).run, executor.original_tools)
 
 
 @contextmanager

@@ -184,7 +184,7 @@ class RunTask(Seamed):
             return seam.stored(self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         seam.begin(worker)
-        approve_output(self, seam.run, seam.scope)
+        approve_output(self, worker, seam.run, seam.scope)
         with in_scope(seam.run, seam.scope), asking(seam.run):
             try:
                 output = super()._execute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
@@ -202,7 +202,7 @@ class RunTask(Seamed):
             return await in_thread(seam.stored, self)
         worker = agent or self.agent  # type: ignore[attr-defined]
         await in_thread(seam.begin, worker)
-        approve_output(self, seam.run, seam.scope)
+        approve_output(self, worker, seam.run, seam.scope)
         with in_scope(seam.run, seam.scope), asking(seam.run):
             try:
                 output = await super()._aexecute_core(agent, context, seam.bench.take(tools))  # type: ignore[misc]
@@ -338,6 +338,7 @@ class _Mending:
         run, text = seam_of(self.task).run, answer.fields["text"]
         if run.stopped is not None:
             raise StopRun(run.stopped)
+        run.routing.rejected(self.scope)
         if self.tries >= MOST_TRIES:
             raise given_up(answer, self.tries, self.scope, run)
         run.log.answer_rejected(

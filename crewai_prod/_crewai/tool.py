@@ -45,6 +45,8 @@ class Options(TypedDict, total=False):
     retry: Retry | None
     max_calls: int | None
     max_output: int | None
+    polling: bool
+    loop_after: int | None
     sensitive: Collection[str]
     result_schema: Any
     strict: bool

@@ -22,6 +22,7 @@ from pydantic_core import to_jsonable_python
 from crewai_prod import codec, complaints
 from crewai_prod._crewai.changing import POSITIONAL, ToolForm
 from crewai_prod._crewai.metering import outside_calls
+from crewai_prod._crewai.paging import ReadToolResult
 from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.stop import is_tool_failure, tool_failure
 from crewai_prod._crewai.tool_results import (
@@ -44,6 +45,7 @@ from crewai_prod.errors import (
 )
 from crewai_prod.failures import describe
 from crewai_prod.guarding import At, Refusal
+from crewai_prod.paging import Page, Shown
 from crewai_prod.records import StepRecord, StepStatus
 from crewai_prod.required import REFUSED
 from crewai_prod.run import Run, in_body
@@ -66,6 +68,8 @@ class ToolSeam:
     """The scope of a kickoff that CrewAI gives no context of its own."""
     raised: dict[str, Raised] = field(default_factory=dict)
     """What a tool of this kickoff has raised last, by scope."""
+    say: Callable[[Any], str] | None = None
+    """The whole of a result as a model reads it, if the tool's results are cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,9 @@ class ToolCall:
         """
         if self.error is not None:
             raise self.error
+        if self.seam.say is not None and self._trying is not None:
+            stored, _ = encode_result(self.value)
+            self.seam.run.paging.note(stored, self._live.ticket.step_id)
         return self.value
 
     def _raised_before(self, scope: Scope) -> Exception | None:
@@ -228,7 +235,10 @@ class ToolCall:
         if not guarding.watches(ticket.scope, "tool_result"):
             return value
         failure = failure_text(value)
-        given = decode_result(stored) if failure is None else failure
+        if failure is not None:
+            given = failure
+        else:  # of a page only its place is recorded
+            given = str(value) if isinstance(value, Page) else decode_result(stored)
         try:
             passed = guarding.judge("tool_result", given, self._at(ticket))
         except Refusal as refusal:
@@ -244,9 +254,13 @@ class ToolCall:
         if record.status is StepStatus.FAILED:
             made = record.effect != REFUSED
             self._tell(revived(orjson.loads(record.error or "{}")), made=made)
-        else:
-            stored = record.result or "null"
-            self.value = self._shown_to_model(decode_result(stored), stored)
+            return
+        stored = record.result or "null"
+        value = decode_result(stored)
+        if isinstance(value, dict) and isinstance(self.seam.original, ReadToolResult):
+            args, kwargs = self.given
+            value = self.seam.worker._run(*args, **kwargs)
+        self.value = self._shown_to_model(value, stored)
 
     def _tell(self, error: Exception, *, made: bool = True) -> None:
         """Have a failure told: one of ours is returned, any other is raised.
@@ -296,7 +310,7 @@ class ToolCall:
         stored, text = encode_result(result)
         try:
             self._check_workers()
-            self.seam.run.finish_tool(self._live.ticket, stored, text)
+            self.seam.run.finish_tool(self._live.ticket, stored, text, shown=self._size(result))
         except CrewProdError as refusal:
             return refused(refusal)
         return self._shown_to_model(result, stored)
@@ -308,6 +322,15 @@ class ToolCall:
             return result
         text = tool.format_output_for_agent(result)
         return f"{text}\n[A person has changed the arguments of this call to {ticket.arguments}]"
+
+    def _size(self, result: Any) -> Shown | None:
+        """How much the model reads of a result, where that is not all that is recorded."""
+        if isinstance(result, Page):
+            return Shown(len(result))
+        if self.seam.say is None or is_tool_failure(result):
+            return None
+        whole, most = len(self.seam.say(result)), self.seam.options.max_output or 0
+        return Shown(whole, max(0, whole - most))
 
     def _settle(self, end: End) -> None:
         """Commit a result, and have the end of the call told."""

@@ -11,10 +11,13 @@ from crewai_prod import codec
 from crewai_prod._crewai.stop import FailureText, is_tool_failure, tool_failure
 from crewai_prod.errors import CrewProdError, ToolError
 from crewai_prod.failures import ReplayedError, revive
+from crewai_prod.paging import Page
 
 
 def encode_result(result: Any) -> tuple[str, str | None]:
     """JSON of what a tool returned, and the text that a message may repeat."""
+    if isinstance(result, Page):
+        return codec.encode(result.place), None
     if is_tool_failure(result):
         failure = codec.to_tree(result.model_dump(mode="json"))
         return orjson.dumps({"$": "tool_failure", "v": failure}).decode(), None
@@ -69,10 +72,3 @@ def failure_text(value: Any) -> str | None:
 def refused(error: CrewProdError) -> Any:
     """What a tool returns once the run has stopped: nothing may be done any more."""
     return tool_failure(f"The run was stopped: {error.message}", code=type(error).__name__)
-
-
-def cut(text: str, most: int | None) -> str:
-    """A result as a model is shown it: so many characters, and how many more there were."""
-    if most is None or len(text) <= most:
-        return text
-    return f"{text[:most]}\n[cut: {most:,} of {len(text):,} characters are shown]"

@@ -18,11 +18,14 @@ from crewai.tools.memory_tools import RecallMemoryTool, RememberTool
 
 from crewai_prod._crewai.mcp import calling_once
 from crewai_prod._crewai.native_tools import declared_for, options_for
-from crewai_prod._crewai.stop import never_a_failure
+from crewai_prod._crewai.paging import READING_ON, ReadToolResult
+from crewai_prod._crewai.stop import is_tool_failure, never_a_failure
 from crewai_prod._crewai.takeover import Seamed, put, really_a, seam_of, take_over
 from crewai_prod._crewai.tool_call import Raised, ToolCall, ToolSeam, one_for_one
-from crewai_prod._crewai.tool_results import cut
+from crewai_prod._crewai.tool_results import encode_result
 from crewai_prod._crewai.typed import as_declared, body_of, doing_within, refusals_not_counted
+from crewai_prod.loops import plain
+from crewai_prod.paging import READ_ON, cut
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 from crewai_prod.tooling import ToolOptions
@@ -59,9 +62,17 @@ class DurableTool(Seamed):
 
     def format_output_for_agent(self, raw_result: Any) -> str:
         """The original's, cut to `max_output`. An answer of the agent's own is not cut."""
-        text: str = super().format_output_for_agent(raw_result)  # type: ignore[misc]
-        answer = self.result_as_answer  # type: ignore[attr-defined]
-        return text if answer else cut(text, seam_of(self).options.max_output)
+        seam: ToolSeam = seam_of(self)
+        whole: str = super().format_output_for_agent(raw_result)  # type: ignore[misc]
+        if seam.say is None or len(whole) <= (seam.options.max_output or 0):
+            return whole
+        stored, _ = encode_result(raw_result)
+        return cut(whole, seam.options.max_output, seam.run.paging.step_of(stored))
+
+    def _say(self, raw_result: Any) -> str:
+        """The whole of a result, as the model would read it."""
+        whole: str = super().format_output_for_agent(raw_result)  # type: ignore[misc]
+        return whole
 
     @property
     def tool_type(self) -> str:
@@ -91,10 +102,34 @@ class ToolBench:
         self._within = within
         self._taken: dict[int, tuple[BaseTool, BaseTool]] = {}
         self._raised: dict[str, Raised] = {}
+        self._polled: set[str] = set()
+        self._cut: dict[str, ToolSeam] = {}
+        self._reader: ReadToolResult | None = None
+
+    def polls(self, name: str) -> bool:
+        """Whether a tool is polled: each of its calls is to be made."""
+        return plain(name) in self._polled
 
     def take(self, tools: Sequence[Any] | None) -> list[Any] | None:
         """The tools of an agent or task, each behind its seam. Other objects stay as they are."""
         return None if tools is None else [self._one(tool) for tool in tools]
+
+    def equip(self, tools: Sequence[Any] | None) -> list[Any] | None:
+        """The tools of an agent at work, with one to read on in what others of them return."""
+        taken = self.take(tools)
+        seams = [seam for seam in map(seam_of, taken or ()) if seam is not None]
+        known = any(plain(one.original.name) == plain(READ_ON) for one in seams)
+        if taken is None or known or all(one.say is None for one in seams):
+            return taken
+        if self._reader is None:
+            self._reader = ReadToolResult.of(self._run, self._said)
+        return [*taken, self._one(self._reader)]
+
+    def _said(self, name: str, result: Any) -> tuple[str, int] | None:
+        seam = self._cut.get(plain(name))
+        if seam is None or seam.say is None or is_tool_failure(result):
+            return None
+        return seam.say(result), seam.options.max_output or 1
 
     @property
     def declared(self) -> dict[str, ToolOptions]:
@@ -109,15 +144,28 @@ class ToolBench:
         if not really_a(BaseTool, tool) or isinstance(tool, DurableTool):
             return tool
         if id(tool) not in self._taken:
-            options = options_for(tool, self._options)
+            ours = tool is self._reader
+            options = READING_ON if ours else options_for(tool, self._options)
             declared = declared_for(tool, self._options) is not None
             typed = as_declared(tool, options, keep=True) if declared else tool
             worker = doing_within(typed, lambda inner: self._worker(inner, options))
             seam = ToolSeam(self._run, tool, worker, options, self._within, self._raised)
             taken = take_over(typed, DurableTool, seam, stands_for=tool)
-            put(taken, cache_function=never_a_failure(tool.cache_function))
+            self._put_options(taken, seam)
             self._taken[id(tool)] = (tool, taken)
         return self._taken[id(tool)][1]
+
+    def _put_options(self, taken: Any, seam: ToolSeam) -> None:
+        """What is declared about a tool and holds outside of its calls."""
+        tool, options = seam.original, seam.options
+        cached = _never if options.polling else never_a_failure(tool.cache_function)
+        put(taken, cache_function=cached)
+        if options.polling:
+            self._polled.add(plain(tool.name))
+        if options.max_output is not None and not tool.result_as_answer:
+            seam.say = taken._say
+            self._cut[plain(tool.name)] = seam
+            self._run.paging.on = True
 
     def _worker(self, tool: BaseTool, options: ToolOptions) -> BaseTool:
         """The object whose body is called."""
@@ -126,6 +174,11 @@ class ToolBench:
             put(copied, memory=self._memory(tool.memory))
             return copied
         return calling_once(tool, options)
+
+
+def _never(arguments: Any = None, result: Any = None) -> bool:
+    """The `cache_function` of a tool that is polled."""
+    return False
 
 
 @contextmanager

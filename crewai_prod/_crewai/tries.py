@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,10 +23,11 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 
 from crewai_prod import breakers
 from crewai_prod._crewai.capping import ask_of, is_cut, output_capped
-from crewai_prod._crewai.fallbacks import fallback
+from crewai_prod._crewai.fallbacks import fallback, stand_in
 from crewai_prod._crewai.metering import Meter, is_cut_short
 from crewai_prod._crewai.stop import Passing, StopRun, refusing
 from crewai_prod._crewai.usage import read_usage
+from crewai_prod.brakes import Lower
 from crewai_prod.budget import Waits, weigh
 from crewai_prod.deadlines import TimeLimit, seconds_left
 from crewai_prod.errors import (
@@ -37,11 +39,13 @@ from crewai_prod.errors import (
     ModelRejected,
     ModelTimeout,
     ModelUnavailable,
+    RouteFailed,
     UsageError,
 )
 from crewai_prod.provider_errors import classify
 from crewai_prod.records import Usage
 from crewai_prod.retry import Breaker
+from crewai_prod.route import Choice
 from crewai_prod.run import in_users_code
 from crewai_prod.steps import lies_beside
 from crewai_prod.threads import in_thread
@@ -54,6 +58,8 @@ if TYPE_CHECKING:
 _OVERFLOWS: Final = 5
 """How often one agent's conversation may be found too long until shortening it is given up."""
 
+_ALL: Final = 1_000_000
+"""More models than anyone names: so many are passed over where none can stand in."""
 _LOOK: Final = 0.02
 """Seconds between two looks at whether other calls have left enough of a budget."""
 _reserved: ContextVar[bool] = ContextVar("crewai_prod_reserved", default=False)
@@ -93,12 +99,52 @@ class Tries:
         self._began = time.monotonic()
         self._wait = 0.0
         self._weight: int | None = None
+        self._passed_over = _ALL if alone else 0
         self.cap: int | None = None
 
     @property
     def seconds(self) -> float | None:
         """How long the next try may take."""
         return seconds_left(self._retry.timeout)
+
+    def choose(self) -> None:
+        """Ask the model that the run's rules choose for this call.
+
+        Raises:
+            RouteFailed: A rule could not say; so nobody is asked.
+            UsageError: The model cannot be made of what it is given as.
+            StopRun: What a rule has to know could not be looked up.
+        """
+        if self._alone or not self._run.routing.on:
+            return
+        try:
+            choice = self._run.routing.choose(self._ticket, self._weighed())
+        except RouteFailed:
+            raise
+        except CrewProdError as refusal:
+            raise StopRun(refusal) from refusal
+        if choice is not None:
+            self._go_to(choice, "Route")
+
+    async def achoose(self) -> None:
+        """The same on an event loop; the rules are asked on a worker thread."""
+        if self._run.routing.on:
+            await in_thread(self.choose)
+
+    def _go_to(self, choice: Choice, of: str) -> None:
+        """Ask another model, and say why."""
+        before, own, ticket = self._name(), str(self._call.llm.model), self._ticket
+        self.model = stand_in(self._run, choice.model, self._call.llm, of)
+        ticket.route = choice.facts(self._name(), own)
+        self._run.log.llm_routed(
+            before=before,
+            model=self._name(),
+            rule=choice.rule,
+            reason=choice.reason,
+            step_id=ticket.step_id,
+            task=ticket.scope.task_name,
+            agent=ticket.scope.agent,
+        )
 
     def loop(self) -> Retrying:
         """What makes the tries; it raises what the last one raised."""
@@ -131,6 +177,15 @@ class Tries:
             raise DeadlineExceeded
         self._of_model += 1
         self._tried = False
+        self._look_at_breaker()
+        if self._made:
+            with refusing():
+                self._run.try_again(self._ticket)
+        self._made += 1
+        self._tried = True
+        self._put_on_ticket()
+
+    def _look_at_breaker(self) -> None:
         refused = _breaker(self.model).refuses(self._retry.open_for)
         if refused is not None:
             raise ModelUnavailable(
@@ -138,16 +193,22 @@ class Tries:
                 f"alone for {refused:.0f} s.",
                 retry_after=refused,
             )
-        if self._made:
-            with refusing():
-                self._run.try_again(self._ticket)
-        self._made += 1
-        self._tried = True
-        self._ticket.model = self._name()
-        self._ticket.provider = getattr(self.model, "provider", None)
-        refusal = None if self.model is self._call.llm else self._run.bill.refusal(self._ticket)
+
+    def _put_on_ticket(self) -> None:
+        """Note who is asked.
+
+        Raises:
+            StopRun: Nobody knows what that one costs, and such models are not called.
+        """
+        run, ticket = self._run, self._ticket
+        ticket.model = self._name()
+        ticket.provider = getattr(self.model, "provider", None)
+        looked_at = self.model is self._call.llm and not run.routing.on
+        refusal = None if looked_at else run.bill.refusal(ticket)
         if refusal is not None:
-            raise StopRun(self._run.stop(refusal))
+            raise StopRun(run.stop(refusal))
+        if run.routing.on and not run.braking.brakes.on:  # its estimates learn from what is counted
+            run.braking.brakes.estimate(ticket.step_id, ticket.model, self._weighed())
 
     def reserve(self) -> None:
         """Set aside what the try may take of the run's budgets; wait for other calls if need be.
@@ -167,18 +228,39 @@ class Tries:
             self._still_in_time()
 
     def granted(self) -> bool:
-        """Whether what the try may take could be set aside."""
-        if self._weight is None:
-            self._weight = weigh(self._call.messages, self._call.params)
-        ask = ask_of(self.model, self._weight)
-        with refusing():
-            found = self._run.braking.reserve(
-                self._ticket, ask, self._weight, patient=not _reserved.get()
-            )
+        """Whether what the try may take could be set aside; a cheaper model is gone down to.
+
+        Raises:
+            ModelUnavailable: That one's provider has failed too often to be asked now.
+        """
+        weight, patient = self._weighed(), not _reserved.get()
+        while True:
+            ask = replace(ask_of(self.model, weight), passed_over=self._passed_over)
+            with refusing():
+                found = self._run.braking.reserve(self._ticket, ask, weight, patient=patient)
+            if not isinstance(found, Lower):
+                break
+            self._go_down(found)
         if isinstance(found, Waits):
             return False
         self.cap = found.output if found.capped else None
         return True
+
+    def _weighed(self) -> int:
+        if self._weight is None:
+            self._weight = weigh(self._call.messages, self._call.params)
+        return self._weight
+
+    def _go_down(self, found: Lower) -> None:
+        """Ask the next cheaper model of a budget, of which too little is left for this one."""
+        model = found.account.budget.route_to[self._passed_over]
+        choice = Choice(model=model, rule="route_to", reason=found.excess.rest)
+        self._go_to(choice, "Budget(route_to)")
+        self._passed_over, self._of_model = self._passed_over + 1, 1
+        self._tried = False
+        self._look_at_breaker()
+        self._tried = True
+        self._put_on_ticket()
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -260,7 +342,7 @@ class Tries:
         """Around all tries: what the last one raised becomes what the layers above are to see."""
         try:
             yield
-        except (ModelError, DeadlineExceeded, UsageError) as error:
+        except (ModelError, DeadlineExceeded, UsageError, RouteFailed) as error:
             raise self._final(error) from error.__cause__
         finally:
             self._run.braking.brakes.release(self._ticket.step_id)
@@ -299,7 +381,7 @@ class Tries:
         return True
 
     def _next_model(self, error: ModelError) -> bool:
-        other = None if self._alone else fallback(self._run, self._others)
+        other = None if self._alone else fallback(self._run, self._others, self._call.llm)
         if other is None:
             return False
         before = self._name()
@@ -319,9 +401,9 @@ class Tries:
         return max(0.0, left if left is not None else self._wait)
 
     def _still_wanted(self) -> None:
-        """Nobody waits in a run that was stopped."""
+        """Nobody waits in a run that was stopped or cancelled."""
         with refusing():
-            self._run.check()
+            self._run.heed()
 
     def _name(self) -> str:
         return str(self.model.model)

@@ -195,6 +195,8 @@ class Report:
             "replayed": self.replayed(step),
             "attempts": step.attempts,
             "duration_ms": step.duration_ms,
+            "model": step.model,
+            "route": shown(step.route),
             "input_tokens": usage.input_tokens if usage else None,
             "output_tokens": usage.output_tokens if usage else None,
             "cost_usd": dollars(self.money.get(step.step_id, Spending()).usd),

@@ -116,6 +116,7 @@ def _step_row(report: Report, step: StepRecord) -> tuple[str, ...]:
         "replayed" if report.replayed(step) else "",
         step.effect or "",
         f"attempt {step.attempts}" if step.attempts > 1 else "",
+        _routed(step),
         short(error_line(step.error), 60),
     ]
     return (
@@ -128,6 +129,14 @@ def _step_row(report: Report, step: StepRecord) -> tuple[str, ...]:
         duration(step.duration_ms / 1000 if step.duration_ms is not None else None),
         ", ".join(note for note in notes if note),
     )
+
+
+def _routed(step: StepRecord) -> str:
+    """Who was asked in place of whom, and by which rule."""
+    chosen = shown(step.route)
+    if not isinstance(chosen, dict):
+        return ""
+    return short(f"{chosen.get('model')} by route {chosen.get('rule')}: {chosen.get('reason')}", 60)
 
 
 def _verdict_row(verdict: GuardRecord) -> tuple[str, ...]:

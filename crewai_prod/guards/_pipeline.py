@@ -90,14 +90,6 @@ def is_verdict(said: Any) -> bool:
     return isinstance(said, (Allow, Modify, Reject, Escalate))
 
 
-def reports_injection(guard: str) -> bool:
-    """Whether a guard of this name looks for instructions in what tools have read.
-
-    If it says anything but `Allow` of a tool's result, the task counts as tainted from then on.
-    """
-    return "injection" in guard
-
-
 def all_of(
     name: str,
     *guards: Guard,

@@ -139,9 +139,11 @@ FROM run_usage GROUP BY 1, 2, 3, 4, 5, 6, 7;
 
 
 def _brakes(database: Database) -> None:
-    """Version 3: who is to stop, budgets that runs share, questions, and what guards have said."""
+    """Version 3: budgets shared, cancelling, routes, questions, verdicts, how long results are."""
     connection = database.conn
     assert connection is not None
+    rebuild(connection, "steps", (_ROUTE, *_SIZES))
+    rebuild(connection, "attempts", (_ROUTE_OF_TRY,))
     rebuild(connection, "approvals", _QUESTIONS)
     for statement in statements(_ANSWERED):
         connection.execute(statement)
@@ -149,6 +151,13 @@ def _brakes(database: Database) -> None:
         connection.execute(statement)
 
 
+_ROUTE = (
+    r"  provider TEXT,\n",
+    "  provider TEXT,\n"
+    '  route TEXT, -- JSON: {"rule", "reason", "model", "instead_of"} where a rule chose who is '
+    "asked\n",
+)
+_ROUTE_OF_TRY = (r"  provider TEXT,\n", "  provider TEXT,\n  route TEXT, -- as in steps\n")
 _QUESTIONS = (
     (
         r"kind TEXT NOT NULL, -- such as unknown_outcome\n",
@@ -193,6 +202,15 @@ _ANSWERED = """
 UPDATE approvals SET why = 'unknown', about = step_id;
 CREATE INDEX approvals_granted ON approvals (tool) WHERE holds IS NOT NULL;
 """
+_SIZES = (
+    (
+        r"  duration_ms REAL,\n",
+        "  duration_ms REAL,\n"
+        "  output_size INTEGER, -- of a tool's result: characters, as a model reads it\n"
+        "  output_cut INTEGER, -- how many of these it was not shown; NULL: the tool has no "
+        "max_output\n",
+    ),
+)
 _BRAKES = """
 CREATE TABLE cancellations (
   run INTEGER PRIMARY KEY REFERENCES runs (run) ON DELETE CASCADE,

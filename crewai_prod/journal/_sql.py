@@ -47,8 +47,26 @@ TASK_PLAIN = (
 )
 TASK_SEALED = ("parts", "error", "output")
 STEP_IDENTITY = ("seq", "step_id", "scope", "kind", "name", "digest", "occurrence")
-STEP_OUTCOME = ("agent", "task", "status", "effect", "attempts", "started_at", "duration_ms")
-STEP_MODEL = ("request", "params", "model", "provider", "response_id", "finish_reason")
+STEP_OUTCOME = (
+    "agent",
+    "task",
+    "status",
+    "effect",
+    "attempts",
+    "started_at",
+    "duration_ms",
+    "output_size",
+    "output_cut",
+)
+STEP_MODEL = (
+    "request",
+    "params",
+    "model",
+    "provider",
+    "route",
+    "response_id",
+    "finish_reason",
+)
 STEP_SEALED = ("error", "arguments", "result")
 ATTEMPT_PLAIN = (
     "epoch",
@@ -59,6 +77,7 @@ ATTEMPT_PLAIN = (
     "duration_ms",
     "model",
     "provider",
+    "route",
 )
 ATTEMPT_SEALED = ("error",)
 APPROVAL_PLAIN = (
@@ -162,7 +181,7 @@ def _put_step(columns: tuple[str, ...], condition: str = "") -> str:
 
 PUT_STEP = _put_step(STEP)
 PUT_BRIEF_STEP = _put_step(STEP_BRIEF)
-"""For a step that no model answered: a third of the time of `PUT_STEP` is its 15 more columns."""
+"""For a step that no model answered: a third of the time of `PUT_STEP` is its 16 more columns."""
 START_STEP = _put_step(STEP_BRIEF, _NOT_CANCELLED)
 """The intent of a call that acts: none is recorded in a session that is to stop."""
 ADD_ATTEMPT = f"""

@@ -89,10 +89,13 @@ CREATE TABLE steps (
     -- model call that code made past the run: billed as far as its provider told, never replayed
   model TEXT, -- as the provider named it
   provider TEXT,
+  route TEXT, -- JSON: {"rule", "reason", "model", "instead_of"} where a rule chose who is asked
   response_id TEXT,
   finish_reason TEXT,
   started_at REAL NOT NULL,
   duration_ms REAL,
+  output_size INTEGER, -- of a tool's result: characters, as a model reads it
+  output_cut INTEGER, -- how many of these it was not shown; NULL: the tool has no max_output
   input_tokens INTEGER, -- all of the prompt, cached tokens included; NULL: no usage reported
   output_tokens INTEGER, -- reasoning tokens included
   cache_read_tokens INTEGER,
@@ -128,6 +131,7 @@ CREATE TABLE attempts (
   cost_source TEXT,
   model TEXT, -- who was asked: another model may have stood in; NULL: as in steps
   provider TEXT,
+  route TEXT, -- as in steps
   error TEXT -- JSON
 );
 CREATE INDEX attempts_by_step ON attempts (run, step_id);

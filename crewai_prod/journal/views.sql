@@ -31,7 +31,8 @@ SELECT r.run_id, s.step_id, s.seq, s.scope, s.kind, s.name, s.agent, s.task, s.s
   CASE WHEN a.cost_picousd IS NULL THEN s.cost_picousd
     ELSE coalesce(s.cost_picousd, 0) + a.cost_picousd END / 1e12 AS cost_usd,
   s.cost_status, s.cost_source,
-  coalesce(s.cost_status = 'unpriced', 0) + coalesce(a.unpriced, 0) AS unpriced
+  coalesce(s.cost_status = 'unpriced', 0) + coalesce(a.unpriced, 0) AS unpriced,
+  s.route
 FROM steps s
 JOIN runs r ON r.run = s.run
 LEFT JOIN (
@@ -94,6 +95,16 @@ SELECT s.name AS tool, count(*) AS tries, sum(t.status = 'failed') AS failed,
   avg(t.duration_ms) AS mean_ms, min(t.duration_ms) AS min_ms, max(t.duration_ms) AS max_ms
 FROM tries t JOIN steps s ON s.run = t.run AND s.step_id = t.step_id
 WHERE s.kind = 'tool' GROUP BY s.name;
+
+-- One row per crew and tool: how long its results are, in characters as a model reads them, and how
+-- often and how much of them was cut. What is read is paid for again with every later call.
+CREATE VIEW tool_output AS
+SELECT r.crew, s.name AS tool, count(*) AS results, sum(s.output_size) AS total_size,
+  avg(s.output_size) AS mean_size, max(s.output_size) AS max_size,
+  sum(coalesce(s.output_cut > 0, 0)) AS cut_results, sum(coalesce(s.output_cut, 0)) AS total_cut
+FROM steps s JOIN runs r ON r.run = s.run
+WHERE s.kind = 'tool' AND s.output_size IS NOT NULL
+GROUP BY r.crew, s.name;
 
 -- One row per try, in the columns of table run_usage, which holds the same summed up.
 CREATE VIEW spending AS

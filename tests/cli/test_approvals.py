@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -17,6 +20,7 @@ from crewai_prod.journal import open_journal
 from crewai_prod.records import ApprovalRecord, Lease, RunStatus
 from crewai_prod.signing import Signer, tokens_in
 from tests.cli.conftest import Book, Cli
+from tests.openai_server import ROOT
 
 EVIL = "<script>alert(1)</script>\x1b[31m\"'&"
 ANN, OPS = "token-of-ann-0123456789", "token-of-nobody-0123456789"
@@ -238,3 +242,28 @@ def test_links_are_printed_for_those_who_may_answer(
     for one in links:
         path = one["link"].removeprefix("http://here")
         assert client.get(path).status_code == 200
+
+
+def test_the_server_is_a_process_of_its_own(book: Book, lease: Lease) -> None:
+    """It prints where it listens, on loopback, and its token, which is needed."""
+    number = ask(book, lease)
+    command = [sys.executable, "-m", "crewai_prod", "approvals", "--serve", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--journal", str(book.path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1]
+            token = process.stdout.readline().split()[1]
+            assert url.startswith("http://127.0.0.1:")
+            with httpx.Client(trust_env=False) as client:
+                assert client.get(url).status_code == 401
+                listed = client.get(url, headers=_bearer(token)).json()
+                assert [one["id"] for one in listed] == [number]
+                body = {"decision": "reject", "reason": "no"}
+                sent = client.post(f"{url}/{number}", json=body, headers=_bearer(token))
+                assert sent.status_code == 200
+        finally:
+            process.terminate()
+            process.wait(30)
+    assert book.journal.approval(number).verdict == "rejected"

@@ -34,7 +34,7 @@ SHOW_KEYS = {
 }
 STEP_KEYS = {
     *("step_id", "seq", "scope", "kind", "name", "agent", "task", "status", "replayed"),
-    *("attempts", "duration_ms", "input_tokens", "output_tokens", "cost_usd"),
+    *("attempts", "duration_ms", "model", "route", "input_tokens", "output_tokens", "cost_usd"),
 }
 
 
@@ -154,6 +154,16 @@ def test_show_for_people(cli: Cli, resumed: Book) -> None:
     assert "1. find the order" in printed
     assert "└ tool look_up" in printed
     assert "resume" not in printed
+
+
+def test_show_tells_who_was_asked_and_why(cli: Cli, book: Book) -> None:
+    """A call that a rule has sent to another model says so, as JSON and for people."""
+    lease, route = book.start("routed"), '{"rule": "thrift", "reason": "71%", "model": "small"}'
+    book.step(lease, 1, StepKind.MODEL, "strong", model="small", route=route)
+    (step,) = _shown(cli, book, "routed")["steps"]
+    assert (step["name"], step["model"], step["route"]["rule"]) == ("strong", "small", "thrift")
+    printed = cli("show", "routed", "--journal", book.path).stdout
+    assert "small by route thrift: 71%" in printed
 
 
 def test_show_names_the_error_and_the_command_that_continues(cli: Cli, book: Book) -> None:

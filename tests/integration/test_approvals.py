@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Annotated, Any
@@ -393,10 +394,11 @@ def test_people_are_told_once(tmp_path: Path) -> None:
         assert facts["arguments"] == {"amount": "[redacted]"}
         assert facts["approve"].startswith(f"crewai-prod approve {facts['id']} ")
         for point, number in (("commit.after:claim_notice", 1), ("commit.after:ask", 2)):
+            kickoff = partial(crew.kickoff, inputs=WHO, run_id=point)
             with pytest.raises(Killed):
-                killed(lambda at=point: crew.kickoff(inputs=WHO, run_id=at), 1, point)
+                killed(kickoff, 1, point)
             with pytest.raises(ApprovalRequired):
-                crew.kickoff(inputs=WHO, run_id=point)
+                kickoff()
             assert len(told) == number  # killed before it could tell: silence, not twice
 
 
@@ -449,8 +451,8 @@ def test_what_an_approval_covers(
     """One call; the tool in this run; the tool in all runs of the crew, for some minutes."""
     journal, effects = tmp_path / "runs.db", Effects(tmp_path)
     with Server(TWICE) as server:
-        crew = harden(one_cashier(server, effects, approval=True), journal=journal)
         for run_id in ("a", "b"):
+            crew = harden(one_cashier(server, effects, approval=True), journal=journal)
             while True:
                 try:
                     crew.kickoff(run_id=run_id)
@@ -553,3 +555,17 @@ def test_a_name_that_fits_no_task_is_refused(server: Server, tmp_path: Path) -> 
     crew = make_crew(server, Effects(tmp_path))
     with pytest.raises(errors.UsageError, match="t9"):
         harden(crew, journal=tmp_path / "j.db", approvals={"t9": True}).kickoff(run_id="r")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_waiting_is_no_use_of_a_tool(tmp_path: Path, path: str) -> None:
+    """A tool that may be called once is called once it is approved, however often it was asked."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    once = {"approval": True, "max_usage_count": 1, "max_calls": 1}
+    with Server(TOLD) as server:
+        crew = harden(one_cashier(server, effects, path, **once), journal=journal)
+        with pytest.raises(ApprovalRequired):
+            crew.kickoff(run_id="r")
+        approve(_open(journal).id, journal)
+        assert crew.kickoff(run_id="r").raw == "charged 700"
+        assert effects.lines == ["charge 700"]

@@ -71,8 +71,8 @@ def test_a_cancelled_run_stops_before_its_next_step(tmp_path: Path, mode: Mode, 
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_no_call_that_acts_is_begun_after_it(tmp_path: Path, path: str) -> None:
-    """Another process cancels: long before the next heartbeat the next write is refused."""
+def test_no_step_is_begun_after_it(tmp_path: Path, path: str) -> None:
+    """Another process cancels: long before the next heartbeat the next model call is refused."""
     journal = tmp_path / "runs.db"
     effects = Told(tmp_path, lambda: open_journal(journal).cancel("r"))
     with Server(SCRIPT) as server:
@@ -81,6 +81,7 @@ def test_no_call_that_acts_is_begun_after_it(tmp_path: Path, path: str) -> None:
         with pytest.raises(RunCancelled):
             crew.kickoff(inputs={"who": "ann"}, run_id="r")
         assert effects.lines == ALL[:1]
+        assert server.total_usage.requests == 1
         assert open_journal(journal).run("r").status is RunStatus.CANCELLED
         crew.kickoff(inputs={"who": "ann"}, run_id="r")
         assert effects.lines == ALL

@@ -134,6 +134,10 @@ def test_stale_owner_cannot_go_on(server: Server, effects: Effects, tmp_path: Pa
     assert effects.lines == ["look_up tides"]
 
 
+_SLOW = 0.5
+"""Seconds of each write."""
+
+
 class Slow:
     """A journal on a slow disk."""
 
@@ -175,7 +179,7 @@ def test_slow_disk_does_not_stall_the_event_loop(tmp_path: Path, native: bool) -
         role="A", goal="g", backstory="b", llm=ScriptedLLM(script, native=native), tools=[look]
     )
     bare = Crew(agents=[agent], tasks=[Task(description="d", expected_output="o", agent=agent)])
-    slow: Any = Slow(tmp_path / "j.db", 1.0)
+    slow: Any = Slow(tmp_path / "j.db", _SLOW)
     gaps: list[float] = []
 
     async def tick() -> None:
@@ -193,7 +197,7 @@ def test_slow_disk_does_not_stall_the_event_loop(tmp_path: Path, native: bool) -
         return result
 
     assert asyncio.run(both()).raw == "done"
-    assert max(gaps) < 1.0
+    assert max(gaps) < _SLOW
 
 
 def test_what_a_run_was_lent_is_given_back_though_its_end_is_lost(

@@ -121,7 +121,7 @@ def test_cancelled_while_the_tool_is_at_work(
         """Pay."""
         effects.add(f"pay {amount}")
         begun.set()
-        await asyncio.sleep(20)
+        await asyncio.sleep(1)
         return f"paid {amount}"
 
     crew = harden(

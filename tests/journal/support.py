@@ -78,6 +78,7 @@ def model_step(number: int = 1, **changes: Any) -> StepRecord:
         "usage": Usage(input_tokens=10, output_tokens=5, calls=1),
         "model": "gpt-1",
         "provider": "openai",
+        "route": '{"rule":"thrift"}',
         "response_id": "resp-1",
         "finish_reason": "stop",
     }
@@ -112,6 +113,7 @@ def attempt(step_id: str = f"{1:016x}", **changes: Any) -> AttemptRecord:
         "attempt": 1,
         "status": StepStatus.FAILED,
         "error": '{"type":"E"}',
+        "route": '{"rule":"thrift"}',
         "usage": Usage(input_tokens=7, output_tokens=1, calls=1),
         "started_at": 3.0,
         "duration_ms": 4.0,

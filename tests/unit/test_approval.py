@@ -192,6 +192,13 @@ def test_changed_arguments_have_to_fit_the_tool(edited: dict[str, Any], fits: bo
         rule(asked(form=FORM), PAUSED, reply)
 
 
+def test_a_schema_that_points_elsewhere_is_not_followed() -> None:
+    """Nothing is fetched; what cannot be checked here is checked by the tool."""
+    form = json.dumps({"properties": {"amount": {"$ref": "http://127.0.0.1:9/schema"}}})
+    reply = Reply(verdict="approved", edited={"amount": 5}, has_edit=True)
+    assert rule(asked(form=form), PAUSED, reply).verdict == "approved"
+
+
 def test_a_change_keeps_what_it_does_not_name() -> None:
     """A mark in the place of a secret stands for the secret."""
     before = {"amount": 7, "card": "4111", "to": {"name": "ann", "pin": 1}}
