@@ -252,7 +252,8 @@ class ToolCall:
     def _replay(self, record: StepRecord) -> None:
         """What it returned or raised."""
         if record.status is StepStatus.FAILED:
-            self._tell(revived(orjson.loads(record.error or "{}")))
+            made = record.effect != REFUSED
+            self._tell(revived(orjson.loads(record.error or "{}")), made=made)
             return
         stored = record.result or "null"
         value = decode_result(stored)
@@ -261,14 +262,18 @@ class ToolCall:
             value = self.seam.worker._run(*args, **kwargs)
         self.value = self._shown_to_model(value, stored)
 
-    def _tell(self, error: Exception) -> None:
+    def _tell(self, error: Exception, *, made: bool = True) -> None:
         """Have a failure told: one of ours is returned, any other is raised.
 
         What is raised is kept: on the text path CrewAI tries again. A text that guards have
         modified or rejected is returned, too.
+
+        Args:
+            error: The failure.
+            made: Whether the call was made. Of one that was refused the tool has said nothing.
         """
         text = error.message if isinstance(error, CrewProdError) else codec.text_of(error)
-        if self._live.ticket.effect != REFUSED and not isinstance(error, ToolInputInvalid):
+        if made and not isinstance(error, ToolInputInvalid):
             failure = tool_failure(text)
             shown = self._shown_to_model(failure, "null")
             if shown is not failure:

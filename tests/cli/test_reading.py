@@ -20,7 +20,18 @@ RUN_KEYS = {
     *("run_id", "status", "reason", "crew", "created_at", "updated_at", "llm_calls"),
     *("tool_calls", "total_tokens", "cost_usd", "error"),
 }
-SHOW_KEYS = {"run_id", "status", "reason", "crew", "inputs", "error", "usage", "tasks", "steps"}
+SHOW_KEYS = {
+    "run_id",
+    "status",
+    "reason",
+    "crew",
+    "inputs",
+    "error",
+    "usage",
+    "tasks",
+    "steps",
+    "verdicts",
+}
 STEP_KEYS = {
     *("step_id", "seq", "scope", "kind", "name", "agent", "task", "status", "replayed"),
     *("attempts", "duration_ms", "model", "route", "input_tokens", "output_tokens", "cost_usd"),

@@ -160,7 +160,15 @@ def test_a_rejected_call_is_not_made(
     def no_money(arguments: Any, context: GuardContext) -> Reject | Allow:
         return Reject("money is not spent here") if context.tool == "charge" else Allow()
 
-    crew = harden(make_crew(server, effects, path), journal=journal, guards=[no_money])
+    @guard("tool_result")
+    def heard(result: Any, context: GuardContext) -> Allow:
+        assert context.tool != "charge", "a tool that was not called has said nothing"
+        return Allow()
+
+    crew = harden(make_crew(server, effects, path), journal=journal, guards=[no_money, heard])
+    if mode == "kickoff":  # the refusal is replayed
+        with pytest.raises(Killed):
+            killed(lambda: crew.kickoff(inputs={"who": "ann"}, run_id="r"), 4)
     go(crew, mode, inputs={"who": "ann"}, run_id="r")
     assert effects.lines == ["look_up tides", "send ann"]
     assert "charge was not called: money is not spent here" in str(server.requests[3].body)
