@@ -98,10 +98,14 @@ def one_cashier(server: Server, effects: Effects, path: str = "native", **declar
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_rejected_call_is_told_and_not_made(tmp_path: Path, path: str) -> None:
-    """The model hears the reason; the run goes on and is done, degraded by nothing."""
+    """The model hears the reason; the run goes on and is done, degraded by nothing.
+
+    The tool is required: a person's word stands, it is not asked for any more.
+    """
     journal, effects = tmp_path / "runs.db", Effects(tmp_path)
     with Server(TOLD) as server:
-        crew = harden(one_cashier(server, effects, path, approval=True), journal=journal)
+        declared = {"approval": True, "required": True}
+        crew = harden(one_cashier(server, effects, path, **declared), journal=journal)
         with pytest.raises(ApprovalRequired) as caught:
             crew.kickoff(run_id="r")
         reject(caught.value.fields["id"], journal, reason="Ask for less.", by="ann")
