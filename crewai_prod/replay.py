@@ -15,6 +15,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
+from crewai_prod.required import settles
 from crewai_prod.steps import Scope, lies_beside, lies_in, related, task_path, works_on
 
 OnChange = Literal["stop", "rerun", "keep"]
@@ -125,7 +126,7 @@ class History:
         return [step for step in self._steps.values() if lies_in(step.scope, scope)]
 
     def called(self, scope: str) -> dict[str, bool]:
-        """Tools that were called within a scope, as far as this session has come: with success?
+        """Tools that were called within a scope, as far as this session has come: is that enough?
 
         What an earlier session did later than that is on record, but has not happened yet. A call
         that was answered from the journal is not walked: what was called within it was.
@@ -136,7 +137,7 @@ class History:
         within = [one for one in calls if any(lies_in(one.scope, body) for body in bodies)]
         found: dict[str, bool] = {}
         for step in (*met, *within):
-            found[step.name] = found.get(step.name, False) or _succeeded(step)
+            found[step.name] = found.get(step.name, False) or settles(step)
         return found
 
     def distrust(self, scope: str) -> None:
@@ -287,9 +288,3 @@ def _different(record: TaskRecord, definition: TaskDefinition) -> tuple[str, ...
     before: dict[str, str] = json.loads(record.parts)
     names = sorted(before.keys() | definition.parts.keys())
     return tuple(name for name in names if before.get(name) != definition.parts.get(name))
-
-
-def _succeeded(step: StepRecord) -> bool:
-    """Whether a tool call gave a result, and not CrewAI's report of a failure."""
-    failed = (step.result or "").startswith('{"$":"tool_failure"')
-    return step.status is StepStatus.DONE and not failed

@@ -6,7 +6,7 @@ the model before it counts, and the end of the task, which does not let it pass 
 Rule: a tool that is declared `required` has to succeed once, and again after it failed. One that is
 declared `write` has to be made good if its body ran and failed. A call that was refused before
 anything was done (bad arguments, not allowed, not there) leaves nothing to be made good, and what a
-person answered for it stands.
+person answered for it stands: also that a call is not to be made.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ REFUSED = "refused"
 DECIDED = "decided"
 """In the facts of a failure: a person has said that the model is to be told of it."""
 _NOTHING_DONE = frozenset({"ToolInputInvalid", "ToolRejected", "ToolUnavailable"})
+_BY_A_PERSON = '"type":"ApprovalRejected"'
 _TOOL_FAILURE = '{"$":"tool_failure"'
 
 
@@ -54,9 +55,9 @@ def unmet(
     last: dict[str, StepRecord] = {}
     for step in sorted(steps, key=lambda step: step.seq):
         options = declared.get(step.name) if step.kind is StepKind.TOOL else None
-        if options is not None and (succeeded(step) or _counts(step, options)):
+        if options is not None and (settles(step) or _counts(step, options)):
             last[step.name] = step
-    missing = [Unmet(tool=name, step=step) for name, step in last.items() if not succeeded(step)]
+    missing = [Unmet(tool=name, step=step) for name, step in last.items() if not settles(step)]
     never = [
         Unmet(tool=name)
         for name, options in declared.items()
@@ -68,6 +69,11 @@ def unmet(
 def succeeded(step: StepRecord) -> bool:
     """Whether a call returned, and not with CrewAI's own report of a failure."""
     return step.status is StepStatus.DONE and not reports_failure(step.result)
+
+
+def settles(step: StepRecord) -> bool:
+    """Whether nothing is owed after a call: it succeeded, or a person would not have it made."""
+    return succeeded(step) or (step.effect == REFUSED and _BY_A_PERSON in (step.error or ""))
 
 
 def reports_failure(result: str | None) -> bool:

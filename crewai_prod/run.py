@@ -771,7 +771,7 @@ class Run:
         return last if failed and last is not None and last.kind is StepKind.MODEL else None
 
     def called(self, path: str) -> dict[str, bool]:
-        """The tools that were called within a scope so far, by name: whether with success."""
+        """The tools that were called within a scope so far, by name: whether that is enough."""
         with self._lock:
             return self._walk.history.called(path)
 

@@ -6,6 +6,7 @@ They read and write the journal alone: the run goes on when it is resumed, by wh
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -68,7 +69,9 @@ def approvals(
     else:
         print_table(_HEAD, [_row(book, one) for one in found])
         if any(_is_open(book, one) for one in found):
-            click.echo(f"\n{program()} approve ID, or {program()} reject ID --reason TEXT")
+            where = f"--journal {shlex.quote(safe(book.location))}"
+            click.echo(f"\nyes  {program()} approve ID {where}")
+            click.echo(f"no   {program()} reject ID --reason TEXT {where}")
 
 
 @click.command(short_help="Say yes to what a run waits for.")
@@ -213,8 +216,6 @@ def what(question: ApprovalRecord) -> str:
 
 def question_lines(question: ApprovalRecord, journal: str, resume: str) -> Iterator[str]:
     """A question of a run, and the commands that answer it."""
-    import shlex
-
     where = f"--journal {shlex.quote(safe(journal))}"
     number = f"{question.id} {where}"
     if question.kind == UNKNOWN:

@@ -168,11 +168,13 @@ def how_to_go_on(report: Report, journal: str, target: str | None = None) -> Ite
         return
     command = resume_command(run.run_id, journal, target)
     unknown = [one for one in report.questions if one.kind == UNKNOWN]
-    for question in report.questions:
+    # A run that was cancelled takes no answers before it has been resumed.
+    questions = unknown if run.status is RunStatus.CANCELLED else report.questions
+    for question in questions:
         yield from question_lines(question, journal, command)
     if unknown:
         yield f"  it happened      {command} --unknown RESULT"
         yield f"  it did not       {command} --unknown rerun"
         yield f"  tell the model   {command} --unknown fail"
-    if not report.questions:
+    if not questions:
         yield f"Continue it with: {command}"

@@ -41,6 +41,8 @@ from tests.openai_server import Conversation, Rule, Server, answer, use
 ALL = ["look_up tides", "charge 7", "send ann"]
 CHARGE = {"charge": {"approval": True}}
 WHO = {"who": "ann"}
+FORMS: tuple[Mode, ...] = ("kickoff", "akickoff")
+"""Where `kickoff_async` does what `kickoff` does, on a thread."""
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -96,10 +98,14 @@ def one_cashier(server: Server, effects: Effects, path: str = "native", **declar
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_rejected_call_is_told_and_not_made(tmp_path: Path, path: str) -> None:
-    """The model hears the reason; the run goes on and is done, degraded by nothing."""
+    """The model hears the reason; the run goes on and is done, degraded by nothing.
+
+    The tool is required: a person's word stands, it is not asked for any more.
+    """
     journal, effects = tmp_path / "runs.db", Effects(tmp_path)
     with Server(TOLD) as server:
-        crew = harden(one_cashier(server, effects, path, approval=True), journal=journal)
+        declared = {"approval": True, "required": True}
+        crew = harden(one_cashier(server, effects, path, **declared), journal=journal)
         with pytest.raises(ApprovalRequired) as caught:
             crew.kickoff(run_id="r")
         reject(caught.value.fields["id"], journal, reason="Ask for less.", by="ann")
@@ -151,7 +157,7 @@ def drafts(server: Server) -> Agent:
     return Agent(role="Writer", goal="g", backstory="b", llm=llm)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FORMS)
 @pytest.mark.parametrize("human", [True, False], ids=["human_input", "output"])
 def test_an_answer_waits_for_feedback(
     server: Server, tmp_path: Path, mode: Mode, human: bool
@@ -203,7 +209,7 @@ class Review(Flow[dict[str, Any]]):
         return f"{self.last_human_feedback.feedback} {self.ask('Your name?')}"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FORMS)
 def test_a_flow_waits_for_feedback_and_answers(tmp_path: Path, mode: Mode) -> None:
     """`@human_feedback` and `Flow.ask` pause the run; words, not `input()`, go on with it."""
     journal = tmp_path / "runs.db"
@@ -272,7 +278,7 @@ PAIR = Conversation(
 )
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FORMS)
 def test_one_answer_runs_one_call(tmp_path: Path, mode: Mode) -> None:
     """Of two calls that a model makes at once each is asked about; one approval is for one."""
     journal, effects = tmp_path / "runs.db", Effects(tmp_path)

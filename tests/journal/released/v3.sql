@@ -89,10 +89,13 @@ CREATE TABLE steps (
     -- model call that code made past the run: billed as far as its provider told, never replayed
   model TEXT, -- as the provider named it
   provider TEXT,
+  route TEXT, -- JSON: {"rule", "reason", "model", "instead_of"} where a rule chose who is asked
   response_id TEXT,
   finish_reason TEXT,
   started_at REAL NOT NULL,
   duration_ms REAL,
+  output_size INTEGER, -- of a tool's result: characters, as a model reads it
+  output_cut INTEGER, -- how many of these it was not shown; NULL: the tool has no max_output
   input_tokens INTEGER, -- all of the prompt, cached tokens included; NULL: no usage reported
   output_tokens INTEGER, -- reasoning tokens included
   cache_read_tokens INTEGER,
@@ -128,6 +131,7 @@ CREATE TABLE attempts (
   cost_source TEXT,
   model TEXT, -- who was asked: another model may have stood in; NULL: as in steps
   provider TEXT,
+  route TEXT, -- as in steps
   error TEXT -- JSON
 );
 CREATE INDEX attempts_by_step ON attempts (run, step_id);
@@ -196,17 +200,33 @@ CREATE TABLE approvals (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
   step_id TEXT,
-  kind TEXT NOT NULL, -- such as unknown_outcome
+  kind TEXT NOT NULL, -- tool, task_output, budget, guard, human_input, feedback, question or
+    -- unknown_outcome
   tool TEXT,
-  status TEXT NOT NULL, -- open or answered
+  status TEXT NOT NULL, -- open, answered, expired (its default counts) or closed (its run ended)
   asked_at REAL NOT NULL,
   expires_at REAL,
   answered_at REAL,
-  arguments TEXT, -- JSON: what the tool would be called with
-  answer TEXT -- JSON: {"decision": "done" | "rerun" | "fail", "result": ...}
+  scope TEXT, -- where in the run
+  task TEXT, -- name
+  agent TEXT, -- role
+  why TEXT, -- what made it a question: declared, amount, taint, first_use, guard, budget ...
+  about TEXT, -- digest of what is asked; with run, scope and kind the question's identity
+  who TEXT, -- JSON: the names that may answer; NULL: anybody
+  on_expiry TEXT, -- approved or rejected
+  verdict TEXT, -- approved or rejected; of an unknown outcome done, rerun or fail
+  answered_by TEXT,
+  holds TEXT, -- what it covers besides this question: run, or tool until holds_until; NULL: nothing
+  holds_until REAL,
+  notified_at REAL, -- when somebody was told of it, or was about to be
+  arguments TEXT, -- JSON: what is asked about, without secrets
+  answer TEXT, -- JSON: {"decision", "edited", "note", "result"}
+  form TEXT, -- JSON schema of the arguments
+  remark TEXT -- what a person should know besides
 );
 CREATE INDEX approvals_by_run ON approvals (run, step_id, kind, status);
 CREATE INDEX approvals_by_status ON approvals (status, id);
+CREATE INDEX approvals_granted ON approvals (tool) WHERE holds IS NOT NULL;
 
 -- A session that somebody has asked to stop before its next step.
 CREATE TABLE cancellations (
@@ -243,6 +263,29 @@ CREATE TABLE reservations (
 ) WITHOUT ROWID;
 CREATE INDEX reservations_by_label ON reservations (label);
 
+-- What guards have said of values, and which tools have read what strangers may have written.
+CREATE TABLE verdicts (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL, -- session in which it was said
+  scope TEXT NOT NULL, -- where in the run
+  step_id TEXT, -- the step that the value belongs to; NULL: none
+  place TEXT NOT NULL,
+    -- kickoff_input, model_input, model_output, tool_call, tool_result, task_output, final_output
+  tool TEXT,
+  guard TEXT NOT NULL,
+  version TEXT NOT NULL, -- of its rules: what another version has said is not followed
+  verdict TEXT NOT NULL CHECK (verdict = 'allow' OR verdict = 'modify' OR verdict = 'reject'
+    OR verdict = 'escalate' OR verdict = 'unavailable' OR verdict = 'taint'),
+    -- unavailable: it failed; taint: said by no guard, the tool has read what strangers may write
+  judged TEXT NOT NULL, -- digest of the value
+  at REAL NOT NULL,
+  duration_ms REAL,
+  reason TEXT, -- without secrets
+  value TEXT -- JSON: what takes the place of a modified value
+);
+CREATE INDEX verdicts_by_run ON verdicts (run, id);
+
 -- The questions people ask most. Views are made anew by every migration and hold no data.
 -- Money is exact in cost_picousd (trillionths of a US dollar, integers) and in sums of it; cost_usd
 -- is the same for reading. Both are of the calls whose cost is known; unpriced counts the others.
@@ -276,7 +319,8 @@ SELECT r.run_id, s.step_id, s.seq, s.scope, s.kind, s.name, s.agent, s.task, s.s
   CASE WHEN a.cost_picousd IS NULL THEN s.cost_picousd
     ELSE coalesce(s.cost_picousd, 0) + a.cost_picousd END / 1e12 AS cost_usd,
   s.cost_status, s.cost_source,
-  coalesce(s.cost_status = 'unpriced', 0) + coalesce(a.unpriced, 0) AS unpriced
+  coalesce(s.cost_status = 'unpriced', 0) + coalesce(a.unpriced, 0) AS unpriced,
+  s.route
 FROM steps s
 JOIN runs r ON r.run = s.run
 LEFT JOIN (
@@ -339,6 +383,16 @@ SELECT s.name AS tool, count(*) AS tries, sum(t.status = 'failed') AS failed,
   avg(t.duration_ms) AS mean_ms, min(t.duration_ms) AS min_ms, max(t.duration_ms) AS max_ms
 FROM tries t JOIN steps s ON s.run = t.run AND s.step_id = t.step_id
 WHERE s.kind = 'tool' GROUP BY s.name;
+
+-- One row per crew and tool: how long its results are, in characters as a model reads them, and how
+-- often and how much of them was cut. What is read is paid for again with every later call.
+CREATE VIEW tool_output AS
+SELECT r.crew, s.name AS tool, count(*) AS results, sum(s.output_size) AS total_size,
+  avg(s.output_size) AS mean_size, max(s.output_size) AS max_size,
+  sum(coalesce(s.output_cut > 0, 0)) AS cut_results, sum(coalesce(s.output_cut, 0)) AS total_cut
+FROM steps s JOIN runs r ON r.run = s.run
+WHERE s.kind = 'tool' AND s.output_size IS NOT NULL
+GROUP BY r.crew, s.name;
 
 -- One row per try, in the columns of table run_usage, which holds the same summed up.
 CREATE VIEW spending AS
@@ -417,6 +471,17 @@ SELECT day, provider, model, sum(llm_calls) AS llm_calls,
   CASE WHEN sum(priced) THEN sum(cost_picousd) END / 1e12 AS cost_usd, sum(unpriced) AS unpriced
 FROM usage WHERE model IS NOT NULL GROUP BY day, provider, model;
 
+-- One row per crew, guard and place: how often it has judged, and what it has said.
+CREATE VIEW guard_verdicts AS
+SELECT r.crew, r.kind, v.guard, v.version, v.place, count(*) AS judged,
+  sum(v.verdict = 'allow') AS allowed, sum(v.verdict = 'modify') AS modified,
+  sum(v.verdict = 'reject') AS rejected, sum(v.verdict = 'escalate') AS escalated,
+  sum(v.verdict = 'unavailable') AS unavailable,
+  count(DISTINCT CASE WHEN v.verdict <> 'allow' THEN v.run END) AS runs_concerned,
+  avg(v.duration_ms) AS mean_ms, max(v.at) AS last_at
+FROM verdicts v JOIN runs r ON r.run = v.run
+WHERE v.verdict <> 'taint' GROUP BY r.crew, r.kind, v.guard, v.version, v.place;
+
 -- What each model step was asked and answered: `asked` is a JSON list of messages, first one first.
 CREATE VIEW transcripts AS
 SELECT r.run_id, s.step_id, s.seq, s.scope, s.agent, s.name, (
@@ -439,3 +504,21 @@ SELECT r.run_id, s.step_id, s.seq, s.scope, s.agent, s.name, (
   ) AS asked, s.result AS answered
 FROM steps s JOIN runs r ON r.run = s.run
 WHERE s.kind = 'model';
+
+-- One row per crew, task and reason for which people were asked. rate: the part of all runs of that
+-- crew in which that was so, from 0 to 1.
+CREATE VIEW escalations AS
+WITH crews AS (SELECT kind, crew, count(*) AS runs FROM runs GROUP BY kind, crew)
+SELECT r.kind, r.crew, a.task, coalesce(a.why, 'unknown') AS why,
+  count(*) AS questions,
+  count(DISTINCT a.run) AS runs,
+  sum(a.status = 'open') AS open,
+  count(CASE a.verdict WHEN 'approved' THEN 1 END) AS approved,
+  count(CASE a.verdict WHEN 'rejected' THEN 1 END) AS rejected,
+  sum(a.status = 'expired') AS expired,
+  avg(a.answered_at - a.asked_at) AS seconds_to_answer,
+  count(DISTINCT a.run) * 1.0 / c.runs AS rate
+FROM approvals a
+JOIN runs r ON r.run = a.run
+JOIN crews c ON c.kind = r.kind AND c.crew IS r.crew
+GROUP BY r.kind, r.crew, a.task, coalesce(a.why, 'unknown');
