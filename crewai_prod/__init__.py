@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crewai_prod._crewai.tool import tool
     from crewai_prod.answering import approve, reject
     from crewai_prod.approval import Approval
+    from crewai_prod.bodies import current_step
     from crewai_prod.budget import Budget
     from crewai_prod.cancelling import cancel
     from crewai_prod.escalation import Escalation
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from crewai_prod.loops import Loops
     from crewai_prod.retry import Retry
     from crewai_prod.route import Route, RouteContext
-    from crewai_prod.run import current_step
     from crewai_prod.settings import Settings
     from crewai_prod.stepping import open_run, step
     from crewai_prod.tooling import CurrentStep, Outcome
@@ -64,7 +64,7 @@ _HOMES = {
     "Settings": "crewai_prod.settings",
     "approve": "crewai_prod.answering",
     "cancel": "crewai_prod.cancelling",
-    "current_step": "crewai_prod.run",
+    "current_step": "crewai_prod.bodies",
     "harden": "crewai_prod._crewai.harden",
     "open_journal": "crewai_prod.journal",
     "open_run": "crewai_prod.stepping",

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from crewai_prod.alerting import tell
+from crewai_prod.bodies import current_scope
 from crewai_prod.budget import seconds_at_work
 from crewai_prod.deadlines import left
 from crewai_prod.errors import CrewProdError, JournalError, ReplayOnly, UsageError
@@ -25,7 +26,7 @@ from crewai_prod.notices import teller
 from crewai_prod.options import Options
 from crewai_prod.records import Opened, RunStatus
 from crewai_prod.replay import TaskDefinition, plan_tasks
-from crewai_prod.run import Run, current_scope, status_of
+from crewai_prod.run import Run, status_of
 from crewai_prod.session import RunRequest, open_session
 from crewai_prod.steps import Scope
 from crewai_prod.threads import in_thread

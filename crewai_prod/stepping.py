@@ -19,13 +19,14 @@ from typing import Any, Self, TypeVar, overload
 
 import orjson
 
+from crewai_prod.bodies import current_scope, in_body, users_code
 from crewai_prod.deadlines import ends_within
 from crewai_prod.errors import UsageError
 from crewai_prod.failures import revive
 from crewai_prod.kickoff import Kickoff, attach_finished, place_around, with_cause
 from crewai_prod.options import Options
 from crewai_prod.records import StepKind, StepRecord, StepStatus
-from crewai_prod.run import Run, current_scope, in_body, users_code
+from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 from crewai_prod.stored import UNFAITHFUL, Kinds, kinds_seen_by, pack, unpack
 from crewai_prod.threads import in_thread

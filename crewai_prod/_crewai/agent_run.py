@@ -31,7 +31,8 @@ from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.owing import demand
 from crewai_prod.records import Usage
 from crewai_prod.replay import Verdict
-from crewai_prod.run import Run, recorded_usage
+from crewai_prod.run import Run
+from crewai_prod.run_core import recorded_usage
 from crewai_prod.session import inputs_digest
 from crewai_prod.steps import Scope, digest
 from crewai_prod.threads import in_thread

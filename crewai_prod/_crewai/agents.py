@@ -29,9 +29,10 @@ from crewai_prod._crewai.stop import StopRun
 from crewai_prod._crewai.takeover import Seamed, original_of, put, put_private, seam_of, take_over
 from crewai_prod._crewai.tool_call import worker_failures
 from crewai_prod._crewai.tools import ToolBench
+from crewai_prod.bodies import current_scope, in_users_code
 from crewai_prod.deadlines import ends_within, seconds_left
 from crewai_prod.errors import ContextOverflow, CrewProdError, DeadlineExceeded, EmptyResponse
-from crewai_prod.run import Run, current_scope, in_users_code
+from crewai_prod.run import Run
 from crewai_prod.steps import Scope, path_part
 
 FRESH: dict[str, Any] = {"agent_executor": None, "tools_results": []}

@@ -12,8 +12,9 @@ from crewai.tools.base_tool import BaseTool
 from pydantic import BaseModel, Field, PrivateAttr
 
 from crewai_prod.approval import Decision
+from crewai_prod.bodies import current_scope, current_step
 from crewai_prod.errors import RunError
-from crewai_prod.run import Run, current_scope, current_step
+from crewai_prod.run import Run
 from crewai_prod.tooling import ToolOptions
 
 NAME: Final = "ask_human"

@@ -28,7 +28,7 @@ from crewai_prod._crewai.scripted import ScriptedLLM, usage_of
 from crewai_prod._crewai.stand_in import converse, synthesize
 from crewai_prod._crewai.takeover import put, seam_of, take_over
 from crewai_prod._crewai.typed import body_of
-from crewai_prod.run import current_step
+from crewai_prod.bodies import current_step
 from crewai_prod.steps import digest
 
 _ADDRESS = re.compile(rb"0x[0-9a-f]{6,16}")

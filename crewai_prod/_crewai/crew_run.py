@@ -22,7 +22,8 @@ from crewai_prod._crewai.usage import read_metrics
 from crewai_prod.errors import CrewProdError
 from crewai_prod.kickoff import Kickoff, whatever_happens, with_cause
 from crewai_prod.records import Opened, Usage
-from crewai_prod.run import Run, recorded_usage
+from crewai_prod.run import Run
+from crewai_prod.run_core import recorded_usage
 from crewai_prod.session import inputs_digest
 from crewai_prod.steps import Scope, digest
 from crewai_prod.threads import in_thread

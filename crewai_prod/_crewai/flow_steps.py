@@ -25,9 +25,10 @@ from pydantic import BaseModel
 from crewai_prod import codec
 from crewai_prod._crewai.answers import as_text
 from crewai_prod.approval import Approval
+from crewai_prod.bodies import in_body
 from crewai_prod.failures import describe
 from crewai_prod.records import StepKind, StepRecord, StepStatus
-from crewai_prod.run import Run, in_body
+from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 from crewai_prod.stored import UNFAITHFUL, Kinds, kinds_of_model, kinds_seen_by, pack, unpack
 from crewai_prod.threads import in_thread

@@ -28,8 +28,9 @@ from crewai_prod._crewai.places import scope_of
 from crewai_prod._crewai.saves import Saves, settled
 from crewai_prod._crewai.stop import refusing
 from crewai_prod._crewai.takeover import Seamed, original_of, put_private, seam_of, take_over
+from crewai_prod.bodies import current_step
 from crewai_prod.records import StepKind
-from crewai_prod.run import Run, current_step
+from crewai_prod.run import Run
 from crewai_prod.steps import Scope, digest, idempotency_key
 from crewai_prod.tooling import ToolOptions
 

@@ -22,11 +22,13 @@ from crewai_prod._crewai.takeover import seam_of
 from crewai_prod._crewai.telling import told
 from crewai_prod._crewai.tries import Tries
 from crewai_prod._crewai.usage import read_usage
+from crewai_prod.bodies import body_point, in_users_code
 from crewai_prod.deadlines import acall_within, call_within
 from crewai_prod.errors import CrewProdError
 from crewai_prod.failures import billed_usage, describe, revive
+from crewai_prod.model_steps import Answer, DirectCall
 from crewai_prod.records import StepRecord, StepStatus, Usage
-from crewai_prod.run import Answer, DirectCall, Run, body_point, in_users_code
+from crewai_prod.run import Run
 from crewai_prod.steps import Scope, digest
 from crewai_prod.threads import in_thread
 from crewai_prod.walk import Ticket

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from crewai_prod._crewai.takeover import seam_of
-from crewai_prod.run import Run, current_scope
+from crewai_prod.bodies import current_scope
+from crewai_prod.run import Run
 from crewai_prod.steps import Scope, lies_in
 
 

@@ -35,8 +35,9 @@ from crewai_prod._crewai.takeover import seam_of
 from crewai_prod._crewai.usage import read_usage
 from crewai_prod.errors import CrewProdError
 from crewai_prod.kickoff import place_around
+from crewai_prod.model_steps import DirectCall
 from crewai_prod.redact import redact_text
-from crewai_prod.run import DirectCall, Run
+from crewai_prod.run import Run
 from crewai_prod.steps import Scope, digest
 
 _PATIENCE = 10.0

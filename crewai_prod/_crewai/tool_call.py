@@ -35,6 +35,7 @@ from crewai_prod._crewai.tool_results import (
     told,
 )
 from crewai_prod._crewai.typed import MISFIT, Typed, arguments_of
+from crewai_prod.bodies import in_body
 from crewai_prod.concealing import conceal
 from crewai_prod.errors import (
     CrewProdError,
@@ -48,7 +49,7 @@ from crewai_prod.guarding import At, Refusal
 from crewai_prod.paging import Page, Shown
 from crewai_prod.records import StepRecord, StepStatus
 from crewai_prod.required import REFUSED
-from crewai_prod.run import Run, in_body
+from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 from crewai_prod.tooling import ToolOptions
 from crewai_prod.trying import End, Made, Returned, Stopped, Trying

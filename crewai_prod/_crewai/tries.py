@@ -27,6 +27,7 @@ from crewai_prod._crewai.fallbacks import fallback, stand_in
 from crewai_prod._crewai.metering import Meter, is_cut_short
 from crewai_prod._crewai.stop import Passing, StopRun, refusing
 from crewai_prod._crewai.usage import read_usage
+from crewai_prod.bodies import in_users_code
 from crewai_prod.brakes import Lower
 from crewai_prod.budget import Waits, weigh
 from crewai_prod.deadlines import TimeLimit, seconds_left
@@ -46,7 +47,6 @@ from crewai_prod.provider_errors import classify
 from crewai_prod.records import Usage
 from crewai_prod.retry import Breaker
 from crewai_prod.route import Choice
-from crewai_prod.run import in_users_code
 from crewai_prod.steps import lies_beside
 from crewai_prod.threads import in_thread
 from crewai_prod.waiting import apause, pause

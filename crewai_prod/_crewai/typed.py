@@ -28,11 +28,11 @@ from pydantic import PrivateAttr
 from crewai_prod._crewai.stop import is_tool_failure, refused_input
 from crewai_prod._crewai.takeover import front_class, put
 from crewai_prod.arguments import Arguments, Signature, Unfit, closed_model, read_arguments
+from crewai_prod.bodies import current_scope
 from crewai_prod.corrections import Corrections
 from crewai_prod.errors import ToolInputInvalid, ToolOutputInvalid, UsageError
 from crewai_prod.misfits import Misfit, told
 from crewai_prod.results import Results
-from crewai_prod.run import current_scope
 from crewai_prod.tooling import ToolOptions
 
 _COMPOSED = re.compile(r"^Tool Name:.*\nTool Arguments:.*\nTool Description:\s*", re.DOTALL)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crewai_prod.run import current_step
+from crewai_prod.bodies import current_step
 
 
 @dataclass(slots=True)

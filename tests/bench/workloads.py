@@ -17,10 +17,11 @@ from pydantic import PrivateAttr
 from crewai_prod._crewai.llm import ModelSeam, take_over_llm
 from crewai_prod._crewai.scripted import ScriptedLLM
 from crewai_prod._crewai.tools import ToolBench
+from crewai_prod.bodies import current_scope
 from crewai_prod.journal import Journal
 from crewai_prod.logs import open_log
 from crewai_prod.records import RunStatus
-from crewai_prod.run import Run, current_scope
+from crewai_prod.run import Run
 from crewai_prod.session import RunRequest, open_session
 from crewai_prod.steps import Scope
 from crewai_prod.tooling import ToolOptions

@@ -10,9 +10,10 @@ from crewai_prod import fields
 from crewai_prod.bill import Bill
 from crewai_prod.journal import new_owner, open_journal
 from crewai_prod.logs import open_log
+from crewai_prod.model_steps import Answer
 from crewai_prod.prices import Prices
 from crewai_prod.records import Cost, CostStatus, RunStatus, StepKind, StepRecord, StepStatus, Usage
-from crewai_prod.run import Answer, Run
+from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 from crewai_prod.walk import Ticket
 from tests.journal.support import attempt, model_step, new_run, step
