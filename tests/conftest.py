@@ -50,6 +50,7 @@ setattr(socket.socket, "connect", _loopback_only)  # noqa: B010 - a method of a 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Every combination of tool path and form of kickoff is many minutes more."""
     parser.addoption("--whole", action="store_true", help="run every combination, see covering.py")
+    parser.addoption("--sparse", action="store_true", help="run one combination of each test")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     named = any("[" in argument for argument in config.args)
     if named or config.getoption("--whole"):
         return
-    out = {id(item) for item in deselected(items)}
+    out = {id(item) for item in deselected(items, sparse=config.getoption("--sparse"))}
     config.hook.pytest_deselected(items=[item for item in items if id(item) in out])
     items[:] = [item for item in items if id(item) not in out]
 

@@ -48,7 +48,7 @@ LAYERS = [
         "paging",
     },
     {"journal", "logfile"},
-    {"logs", "journals"},
+    {"logs", "logcore", "logfields", "journals"},
     {
         "alerting",
         "bill",
@@ -91,7 +91,7 @@ LAYERS = [
 ONLY = {
     "sqlite3": {"journal"},
     "sqlite_utils": {"journal"},
-    "structlog": {"logs"},
+    "structlog": {"logs", "logcore"},
     "docstring_parser": {"docstrings"},
     "crewai": {"_crewai", "demo"},  # the demonstration holds a crew as a user would write it
     "click": {"cli", "__main__"},

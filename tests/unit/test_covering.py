@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from tests.covering import few
+from tests.covering import few, one
 
 PATHS = ("native", "text")
 FORMS = ("kickoff", "kickoff_async", "akickoff")
@@ -35,3 +35,9 @@ def test_what_cannot_be_run_is_made_up_for() -> None:
         kept = few("a test", [pair for pair in ALL if pair != gone])
         assert {path for path, _ in kept} == set(PATHS)
         assert {form for _, form in kept} == set(FORMS)
+
+
+def test_one_stays_where_few_are_too_many() -> None:
+    """Each combination is met by some test, and a test that can run none has none."""
+    assert {pair for number in range(60) for pair in one(f"test_{number}", ALL)} == set(ALL)
+    assert one("a test", []) == set()
