@@ -3,7 +3,7 @@
 Rule: of a test's combinations of tool path and form of kickoff those stay that hold each path and
 each form at least once, and no more than needed; which these are depends on the test's name. So
 every test meets both paths and all forms, and all tests together meet every combination, in half
-the time. `pytest --whole` runs every combination; `--sparse` one of each test, in turn: for a second
+the time. `pytest --whole` runs every combination; `--sparse` one of each test, in turn: for another
 release of crewai, beside a run on the first.
 """
 
@@ -25,7 +25,7 @@ def few(name: str, pairs: Iterable[tuple[Any, Any]]) -> set[tuple[Any, Any]]:
         pairs: Of path and form, those that can be run.
     """
     given = list(dict.fromkeys(pairs))
-    turn = crc32(name.encode())
+    turn = crc32(name.encode("utf-8", "backslashreplace"))
     paths, forms = (_turned({pair[at]: None for pair in given}, turn) for at in (0, 1))
     kept: set[tuple[Any, Any]] = set()
     for number in range(max(len(paths), len(forms))):
@@ -49,7 +49,7 @@ def _turned(values: Mapping[Any, None], turn: int) -> Sequence[Any]:
 def one(name: str, pairs: Iterable[tuple[Any, Any]]) -> set[tuple[Any, Any]]:
     """The one pair that stays of a test with this name, if there is any."""
     given = list(dict.fromkeys(pairs))
-    return {given[crc32(name.encode()) % len(given)]} if given else set()
+    return {given[crc32(name.encode("utf-8", "backslashreplace")) % len(given)]} if given else set()
 
 
 def deselected(items: Sequence[Any], *, sparse: bool = False) -> list[Any]:
