@@ -72,7 +72,7 @@ def taint(
     tools: Collection[str] | None = None,
     trusted: Collection[str] = (),
     name: str = "taint",
-    order: int = 0,
+    order: int = 100,
 ) -> Guard:
     """A guard that has a person asked before a tainted task acts on the world.
 
@@ -84,7 +84,7 @@ def taint(
         tools: The tools that it is about, whatever they are declared to do; default as above.
         trusted: Tools that may be called all the same.
         name: Of the guard.
-        order: Of the guard.
+        order: Of the guard: behind others, so that nobody is asked about what they reject.
     """
     about = None if tools is None else frozenset(tools)
     free = frozenset(trusted)

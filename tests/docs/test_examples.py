@@ -65,6 +65,7 @@ def done(folder: Path) -> Mapping[str, Done]:
         "killed": Process([resume], folder, folder / "unused.db"),
         "flow": Process([str(EXAMPLES / "flow_and_steps.py")], folder, folder / "unused.db"),
         "typed": Process([str(EXAMPLES / "typed_tools.py")], folder, folder / "typed.db"),
+        "guards": Process([str(EXAMPLES / "guards_and_people.py")], folder, folder / "guards.db"),
     }
     ended = {name: process.done() for name, process in first.items()}
     second = {
@@ -123,6 +124,15 @@ def test_typed_tool_is_called_once_it_is_called_rightly(done: Mapping[str, Done]
     assert "Room 12 is booked." in said
 
 
+def test_a_stranger_s_order_is_rejected_and_a_person_is_asked(done: Mapping[str, Done]) -> None:
+    """The guard rejects 4,000; 40 wait for a person, and are refunded once."""
+    said = done["guards"].stdout
+    assert done["guards"].returncode == 0, done["guards"].stderr
+    assert '"tool_call":{"usd":40}' in said
+    assert said.count("... the bank refunds 40 USD") == said.count("... the bank") == 1
+    assert "40 USD were refunded." in said
+
+
 def test_crewbase_project_runs_from_the_command_line(
     done: Mapping[str, Done], folder: Path
 ) -> None:
@@ -141,6 +151,7 @@ def test_every_example_is_short_and_run_here() -> None:
     """An example somebody adds must be added here; none grows past a screen or two."""
     found = {str(path.relative_to(EXAMPLES)): path for path in EXAMPLES.rglob("*.py")}
     singles = {"quickstart.py", "resume_after_crash.py", "flow_and_steps.py", "typed_tools.py"}
+    singles.add("guards_and_people.py")
     assert set(found) == {*singles, "crewbase_project/crew.py"}
     for name, path in found.items():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 85, name
