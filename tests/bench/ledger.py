@@ -10,15 +10,17 @@ under a hard limit, some of them shared by two processes. The same runs without 
 What counts as billed: the usage of an answer that the server has sent to its end, to a client that
 was still there. An answer of which no usage was sent (an error, a cut, a hang, a client that had
 gone) may be billed by a real provider; nobody but the provider can know, so it is counted apart.
-Each such answer must be in the ledger, once, with each of its four counts. There are two
+Each such answer must be in the ledger, once, with each of its four counts. There are three
 exceptions, which are told apart and counted:
 
 - **lost**: it was under way when its process was killed. After a kill at most so many answers may
   be missing as calls could be under way in that crew, all of them among the last that came.
 - **late**: it had been left at its deadline, and came when the run had already ended.
+- **unread**: it was left at its deadline on an event loop, where a call that is left is cancelled,
+  and came in that moment: nobody has read it. There are at most as many as tries with a timeout.
 
-`off` are the runs in which the ledger is any other number: what is missing and neither lost nor
-late, and what is booked that no server has sent.
+`off` are the runs in which the ledger is any other number: what is missing for no such reason, and
+what is booked that no server has sent.
 
 A limit is held against the server's count as well. `passed` are the runs in which what the server
 has sent, lost answers aside, is more than the limit; `passed with lost` those in which it is more
@@ -40,7 +42,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,7 @@ class Found:
         booked: What the ledger holds.
         lost: Answers under way at a kill.
         late: Answers that came after the run's end.
+        unread: Answers to calls that were cancelled at their deadline.
         amiss: Other answers that are not in the ledger.
         off: What is wrong with the bill, in words.
         told: Tokens that `CrewOutput.token_usage` says, of the runs that returned.
@@ -124,6 +127,7 @@ class Found:
     booked: Took = Took()
     lost: list[Took] = field(default_factory=list)
     late: list[Took] = field(default_factory=list)
+    unread: list[Took] = field(default_factory=list)
     amiss: list[Took] = field(default_factory=list)
     off: list[str] = field(default_factory=list)
     told: list[int] = field(default_factory=list)
@@ -163,12 +167,12 @@ class Desk:
 
     def run(self, case: Case, *, bare: bool) -> Found:
         """Run a case; what the server and the ledger say of it."""
-        calm = self._calm_run(case.shape)
-        found = Found(case=case, bare=bare)
-        if case.limit is not None and not bare:
-            found.most = _allowed(case, calm)
+        found, seconds = Found(case=case, bare=bare), 0.0
+        if case.limit is not None or case.kills:
+            calm = self._calm_run(case.shape)
+            found.most, seconds = None if bare else _allowed(case, calm), calm.seconds
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-            self._run(found, Path(name), calm.seconds)
+            self._run(found, Path(name), seconds)
         return found
 
     def _calm_run(self, shape: str) -> Found:
@@ -253,7 +257,7 @@ class Desk:
         """Hold the ledger against what the server has sent, after each session."""
         answers = [one for one in self._server.requests if _is_answer(one)]
         booked = Counter(_booked(folder, found.case))
-        excused = Counter([*found.lost, *found.late, *found.amiss])
+        excused = Counter([*_missed(found), *found.amiss])
         missing: list[Record] = []
         for one in answers:
             took = _took(one)
@@ -266,6 +270,9 @@ class Desk:
         more = [f"booked, not sent: {took}" for took in booked.elements()]
         found.off += [one for one in more if one not in found.off]
         session = self._server.requests[before:]
+        cancelled = _cancelled(folder, found.case) - len(found.unread)
+        found.unread += [_took(one) for one in missing[:cancelled]]
+        missing = missing[max(0, cancelled) :]
         if killed:
             self._lose(found, missing, session)
             return
@@ -302,17 +309,20 @@ class Desk:
             return
         found.booked = sum(_booked(folder, found.case), Took())
         lost = sum(found.lost, Took())
-        if found.sent != found.booked + lost + sum(found.late, Took()):
+        if found.sent != sum(_missed(found), found.booked):
             found.off.append(f"sent {found.sent}, booked {found.booked}, lost {lost}")
         _look_everywhere(found, folder)
         if found.most is not None:
             calls = len(records)
             found.taken = _measure(found.case, found.sent, calls, folder)
-            known = replace(found.sent)
-            for one in found.lost:
-                known = Took(*(a - b for a, b in zip(_flat(known), _flat(one), strict=True)))
+            known = Took(*(a - b for a, b in zip(_flat(found.sent), _flat(lost), strict=True)))
             calls -= max(0, len(records) - _calls(folder, found.case)) if found.kills else 0
             found.taken_known = _measure(found.case, known, calls, folder)
+
+
+def _missed(found: Found) -> list[Took]:
+    """Answers that are not in the ledger, and need not be."""
+    return [*found.lost, *found.late, *found.unread]
 
 
 def _flat(took: Took) -> tuple[int, ...]:
@@ -358,6 +368,13 @@ def _booked(folder: Path, case: Case) -> list[Took]:
     return [
         _of_usage(one.usage) for one in _rows(folder, case) if one.usage and one.usage.total_tokens
     ]
+
+
+def _cancelled(folder: Path, case: Case) -> int:
+    """Tries that were left at their deadline where that cancels them."""
+    if case.mode != "akickoff":
+        return 0
+    return sum('"ModelTimeout"' in (one.error or "") for one in _rows(folder, case))
 
 
 def _calls(folder: Path, case: Case) -> int:
@@ -406,7 +423,9 @@ def _look_everywhere(found: Found, folder: Path) -> None:
 
 
 def _allowed(case: Case, calm: Found) -> Any:
-    """What the limit of a case is."""
+    """What the limit of a case is; None if it has none."""
+    if case.limit is None:
+        return None
     whole: dict[str, Any] = {
         "max_tokens": calm.sent.tokens,
         "max_usd": calm.sent.usd,
@@ -497,10 +516,12 @@ def table(found: Sequence[Found]) -> Iterator[str]:
     yield f"| bare, raised: nothing is told | {len(stopped)} | {_tokens(stopped):,} | 0 | |"
     yield ""
     late = [took for one in ours for took in one.late]
+    unread = [took for one in ours for took in one.unread]
     yield (
         f"{sum(one.kills for one in ours)} kills of hardened runs lost {len(lost)} answers under "
         f"way ({sum(one.tokens for one in lost):,} tokens); {len(late)} answers came after the end "
-        f"of their run ({sum(one.tokens for one in late):,} tokens); of "
+        f"of their run ({sum(one.tokens for one in late):,} tokens), {len(unread)} to calls that "
+        f"were cancelled ({sum(one.tokens for one in unread):,} tokens); of "
         f"{sum(one.silent for one in ours)} requests no usage could be sent."
     )
     limited = [one for one in ours if one.most is not None]
@@ -517,7 +538,7 @@ def _tokens(some: Iterable[Found]) -> int:
 
 
 def _excused(one: Found) -> int:
-    return sum(took.tokens for took in [*one.lost, *one.late])
+    return sum(took.tokens for took in _missed(one))
 
 
 def _passed(limited: Iterable[Found]) -> list[Found]:

@@ -52,9 +52,9 @@ WIDTHS: Mapping[str, int] = {
 ASIDE = "Ask aside"
 """What a tool of the crew `nested` asks a model itself."""
 
-TIMEOUT = 0.8
+TIMEOUT = 1.5
 """Seconds after which a hardened call is left."""
-LATE = 1.2
+LATE = 2.2
 """Seconds that a hung connection takes to close, and an answer that comes too late to arrive."""
 PASSING: tuple[Fault, ...] = (
     *(FAULTS[name] for name in RECOVERABLE),
