@@ -28,8 +28,8 @@ from crewai_prod.budget import (
     raised,
     with_limits,
 )
-from crewai_prod.codec import text_of
 from crewai_prod.errors import BudgetExceeded, BudgetPaused, CrewProdError
+from crewai_prod.failures import said_by
 from crewai_prod.records import Amounts, ApprovalRecord, Pot, Settled, Taken
 from crewai_prod.steps import Scope, digest
 from crewai_prod.walk import Ticket
@@ -206,7 +206,7 @@ class Braking:
         try:
             return raised(budget, budget.on_limit(refused.excess))
         except Exception as error:  # noqa: BLE001 - whoever cannot decide has not raised the limit
-            self._run.log.warning(f"on_limit failed: {type(error).__name__}: {text_of(error)}")
+            self._run.log.warning(f"on_limit failed: {said_by(error)}")
             return "stop"
 
     def _asked(self, refused: Refused, scope: Scope) -> Decision:

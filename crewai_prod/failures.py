@@ -54,6 +54,11 @@ def describe(error: BaseException) -> dict[str, Any]:
     return facts
 
 
+def said_by(error: BaseException) -> str:
+    """What a failure says, for the message of one of ours: class and text, without secrets."""
+    return f"{type(error).__name__}: {redact_text(codec.text_of(error))}"
+
+
 def _kept(error: BaseException) -> Iterator[tuple[str, Any]]:
     for name in _KEPT:
         try:
