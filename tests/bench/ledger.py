@@ -567,12 +567,15 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=200, help="hardened; as many bare")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first run's seed")
+    parser.add_argument("--seeds", metavar="N,N", help="these runs alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every run, as JSON")
     asked = parser.parse_args()
     isolate()
     begun = time.monotonic()
-    cases = [case_of(seed) for seed in range(asked.first, asked.first + asked.runs)]
-    found = measure(cases, jobs=asked.jobs)
+    seeds: Iterable[int] = range(asked.first, asked.first + asked.runs)
+    if asked.seeds:
+        seeds = map(int, asked.seeds.split(","))
+    found = measure([case_of(seed) for seed in seeds], jobs=asked.jobs)
     print("\n".join(table(found)))
     ended = Counter(error for one in found if not one.bare for error in one.errors)
     print(f"Hardened runs ended with: {dict(ended.most_common())}.")
