@@ -58,7 +58,7 @@ def test_survival() -> None:
 
 
 def test_the_ledger_equals_the_servers() -> None:
-    """Two processes that share a budget, killed and resumed, one model for all, streaming; and bare."""
+    """Two processes that share a budget, killed and resumed, one model for all; and bare."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.ledger", "--seeds", "59"],
         cwd=ROOT,
