@@ -23,6 +23,7 @@ def main() -> int:
     isolate()
     logging.disable(logging.CRITICAL)
     from tests.attack.case import Case  # after `isolate`: crewai reads the environment when loaded
+    from tests.attack.contents import UNNOTICED
     from tests.attack.table import CASES
 
     def tried(case: Case) -> bool:
@@ -42,6 +43,7 @@ def main() -> int:
             said = "blocked" if blocked[case.family, case.name] else "NOT BLOCKED"
             print(f"{said}  {case.family}: {case.name} ({case.tried}; {case.blocked})")
     print("\n".join(table(blocked)))
+    print(f"\nNot noticed by guards that read: {', '.join(UNNOTICED)}.")
     return 0 if all(blocked.values()) else 1
 
 

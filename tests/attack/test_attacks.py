@@ -29,6 +29,12 @@ def test_what_is_harmless_passes(name: str) -> None:
     assert contents.passes(*contents.INNOCENT[name])
 
 
+@pytest.mark.parametrize("name", contents.UNNOTICED)
+def test_what_is_not_noticed_is_told(name: str) -> None:
+    """The list of what reading does not notice is true; what is noticed becomes a case."""
+    assert not contents.UNNOTICED[name]()
+
+
 def test_those_who_have_a_right_answer(tmp_path: Path) -> None:
     """With the server's token, and with a link."""
     assert people.right_answers(tmp_path) == [200, 200]
