@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from crewai_prod.alerts import RULES, Alert, Rules, due, outliers
 from crewai_prod.errors import JournalError
+from crewai_prod.failures import said_by
 from crewai_prod.journal import Journal
 from crewai_prod.run import Run
 
@@ -47,4 +48,4 @@ def _call(run: Run, on_alert: OnAlert, alert: Alert) -> None:
     try:
         on_alert(alert)
     except Exception as error:  # noqa: BLE001 - the run is done: its result must not be lost
-        run.log.warning(f"on_alert raised {type(error).__name__}: {error}")
+        run.log.warning(f"on_alert raised {said_by(error)}")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from crewai_prod.errors import ModelUnpriced
+from crewai_prod.failures import said_by
 from crewai_prod.logs import RunLog
 from crewai_prod.prices import Prices
 from crewai_prod.records import (
@@ -139,7 +140,7 @@ def _is_unpriced(step: StepRecord) -> bool:
 
 
 def _said(error: Exception) -> str:
-    return f"the function that was asked: {type(error).__name__}: {error}"
+    return f"the function that was asked: {said_by(error)}"
 
 
 def _refusal(

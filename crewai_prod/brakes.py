@@ -123,7 +123,7 @@ class Brakes:
     def __init__(self) -> None:
         self._accounts: list[Account] = []
         self._ledger: dict[Where, Amounts] = {}
-        self._held: dict[str, list[tuple[Account, Amounts]]] = {}
+        self._held: dict[str, tuple[Sequence[Account], Amounts]] = {}
         self._estimators: dict[str, Estimator] = {}
         self._weights: dict[str, tuple[str, int]] = {}
         self._lock = threading.Lock()
@@ -403,6 +403,24 @@ class Brakes:
         with self._lock:
             return self._release(step_id)
 
+    def keep(self, step_id: str, name: str) -> Amounts | None:
+        """Keep what is set aside for a step under another name, until that is released.
+
+        Returns:
+            What that is; None if nothing is.
+        """
+        with self._lock:
+            held = self._held.pop(step_id, None)
+            if held is None:
+                return None
+            self._held[name] = held
+            return held[1]
+
+    def pots(self, scope: Scope) -> list[Pot]:
+        """Of the budgets that runs share, those that cover what is done here."""
+        now = time.time()
+        return [_pot(one, now) for one in self._of(_where(scope)) if one.label is not None]
+
     def warnings(self) -> list[Excess]:
         """Limits of which so much is spent that a person should know, each of them once."""
         found = []
@@ -454,13 +472,13 @@ class Brakes:
     def _hold(self, step_id: str, accounts: Sequence[Account], amounts: Amounts) -> None:
         for one in accounts:
             one.reserved += amounts
-        self._held[step_id] = [(one, amounts) for one in accounts]
+        self._held[step_id] = accounts, amounts
 
     def _release(self, step_id: str) -> bool:
-        held = self._held.pop(step_id, None)
-        for one, amounts in held or ():
+        accounts, amounts = self._held.pop(step_id, (None, _NOTHING))
+        for one in accounts or ():
             one.reserved -= amounts
-        return held is not None
+        return accounts is not None
 
 
 def _combined(

@@ -28,8 +28,8 @@ from crewai_prod.budget import (
     raised,
     with_limits,
 )
-from crewai_prod.codec import text_of
 from crewai_prod.errors import BudgetExceeded, BudgetPaused, CrewProdError
+from crewai_prod.failures import said_by
 from crewai_prod.records import Amounts, ApprovalRecord, Pot, Settled, Taken
 from crewai_prod.steps import Scope, digest
 from crewai_prod.walk import Ticket
@@ -100,11 +100,30 @@ class Braking:
                 return granted
             self._passed(granted, ticket.scope)
 
-    def release(self, ticket: Ticket) -> None:
-        """A model call for which something was set aside was not made after all."""
-        if self.brakes.release(ticket.step_id) and self.brakes.shared:
+    def release(self, name: str) -> None:
+        """What was set aside under this name, a step's or `keep`'s, is not needed after all."""
+        if self.brakes.release(name) and self.brakes.shared and not self._run.ended:
             nothing, run = Settled(labels=(), hour=0, took=Amounts()), self._run
-            self._write(lambda: run.journal.settle(run.lease, ticket.step_id, nothing))
+            self._write(lambda: run.journal.settle(run.lease, name, nothing))
+
+    def keep(self, ticket: Ticket, number: int) -> str | None:
+        """A model call was left at its deadline: what it may take stays set aside.
+
+        It may be answered all the same, and is billed then. Its step is recorded as failed now, and
+        tried again.
+
+        Args:
+            ticket: The call.
+            number: Of the try that was left.
+
+        Returns:
+            The name to release it by when the call is over; None if nothing was set aside.
+        """
+        name, pots, run = f"{ticket.step_id}~{number}", self.brakes.pots(ticket.scope), self._run
+        amounts = self.brakes.keep(ticket.step_id, name)
+        if amounts is not None and pots:
+            self._write(lambda: run.journal.reserve(run.lease, name, pots, lambda _: amounts))
+        return None if amounts is None else name
 
     def afford(self, ticket: Ticket) -> None:
         """Count a tool call in the budgets that cover it.
@@ -187,7 +206,7 @@ class Braking:
         try:
             return raised(budget, budget.on_limit(refused.excess))
         except Exception as error:  # noqa: BLE001 - whoever cannot decide has not raised the limit
-            self._run.log.warning(f"on_limit failed: {type(error).__name__}: {text_of(error)}")
+            self._run.log.warning(f"on_limit failed: {said_by(error)}")
             return "stop"
 
     def _asked(self, refused: Refused, scope: Scope) -> Decision:

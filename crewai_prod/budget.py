@@ -4,7 +4,8 @@ Rule: before a call is made, the most that it may take is set aside: its input a
 and as many tokens of output as it may be answered with. What has been spent, what other calls
 under way have set aside, and this, together stay within every limit; else the call's output is
 capped to what is left, or it waits for the others, or it is not made. Reason: a limit that is
-looked at after a call has been passed by then.
+looked at after a call has been passed by then. A call that was left at its deadline is under way
+until its connection ends: it may be answered, and billed.
 
 The estimate of input is the request's bytes (UTF-8) divided by three, and some tokens for each
 message and tool: more than any of the usual tokenizers makes of prose or code. It is corrected by

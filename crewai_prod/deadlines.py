@@ -53,6 +53,33 @@ class _Call(Generic[T]):
         return self.results[0]
 
 
+class Left:
+    """What is kept for a call that nobody waits for any more, until it is over.
+
+    Args:
+        give_back: Gives back what was kept under a name; called when the call is over.
+    """
+
+    def __init__(self, give_back: Callable[[str], None]) -> None:
+        self._give_back = give_back
+        self._name: str | None = None
+        self._over = False
+        self._lock = threading.Lock()
+
+    def leave(self, keep: Callable[[], str | None]) -> None:
+        """Nobody waits for the call: if it is still at work, keep something for it."""
+        with self._lock:
+            if not self._over:
+                self._name = keep()
+
+    def over(self) -> None:
+        """The call has ended."""
+        with self._lock:
+            self._over = True
+        if self._name is not None:
+            self._give_back(self._name)
+
+
 _calls: ContextVar[tuple[_Call[Any], ...]] = ContextVar("crewai_prod_calls", default=())
 
 

@@ -54,6 +54,11 @@ def describe(error: BaseException) -> dict[str, Any]:
     return facts
 
 
+def said_by(error: BaseException) -> str:
+    """What a failure says, for the message of one of ours: class and text, without secrets."""
+    return f"{type(error).__name__}: {redact_text(codec.text_of(error))}"
+
+
 def _kept(error: BaseException) -> Iterator[tuple[str, Any]]:
     for name in _KEPT:
         try:
@@ -128,8 +133,21 @@ def billed_usage(error: BaseException) -> dict[str, Any] | None:
     """Usage of a reply that was received and paid for, but could not be read.
 
     Such a reply raises inside the SDK before CrewAI counts it. The SDK's response object is still a
-    local of the frames the exception passed through; that is the only place that holds it.
+    local of the frames the exception passed through; that is the only place that holds it. What the
+    exception has been named since has passed through other frames: its causes are asked, too.
     """
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        usage = _usage_on_the_way(current)
+        if usage is not None:
+            return usage
+        current = current.__cause__  # what was being handled at the time is another call's
+    return None
+
+
+def _usage_on_the_way(error: BaseException) -> dict[str, Any] | None:
     trace = error.__traceback__
     while trace is not None:
         for value in trace.tb_frame.f_locals.values():

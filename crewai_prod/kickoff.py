@@ -25,6 +25,7 @@ from crewai_prod.failures import describe
 from crewai_prod.notices import teller
 from crewai_prod.options import Options
 from crewai_prod.records import Opened, RunStatus
+from crewai_prod.redact import redact_text
 from crewai_prod.replay import TaskDefinition, plan_tasks
 from crewai_prod.run import Run, status_of
 from crewai_prod.session import RunRequest, open_session
@@ -149,7 +150,7 @@ class Kickoff:
             seen.outputs = tuple(outputs)
             call = "open_run" if self.kind == "function" else "kickoff"
             seen.resume = seen.resume or f"{call}(run_id={self.run.run_id!r})"
-            facts = seen.facts()
+            facts = {**seen.facts(), "message": redact_text(seen.message)}
         else:
             facts = describe(seen)
             seen.add_note(f"crewai-prod: resume with run_id={self.run.run_id!r}")

@@ -10,9 +10,8 @@ from collections.abc import Collection, Mapping
 
 import orjson
 
-from crewai_prod import codec
 from crewai_prod.errors import ToolFailed
-from crewai_prod.failures import revive
+from crewai_prod.failures import revive, said_by
 from crewai_prod.records import StepRecord
 from crewai_prod.required import Unmet, unmet
 from crewai_prod.run import Run
@@ -53,7 +52,7 @@ def _failure(missing: list[Unmet], scope: Scope, agent: str | None) -> ToolFaile
     cause = _cause(step)
     why = "was never called" if step is None else "reported a failure"
     if cause is not None:
-        why = f"raised {type(cause).__name__}: {codec.text_of(cause)}"
+        why = f"raised {said_by(cause)}"
     failure = ToolFailed(
         f"Tool {tool!r} had to succeed in this task, and {why}.",
         task=scope.task_name,

@@ -22,6 +22,7 @@ from crewai_prod.errors import (
     ModelUnavailable,
     RateLimited,
 )
+from crewai_prod.redact import redact_text
 from crewai_prod.waiting import retry_after
 
 _SDKS: Final = frozenset(
@@ -181,7 +182,7 @@ def _garbage(error: BaseException) -> ModelError | None:
     if not reads or not isinstance(error, _TRIPPED) or "keyword argument" in str(error):
         return None
     text = f"The reply cannot be read: {type(error).__name__}: {error}"
-    made = ModelUnavailable(" ".join(text.split())[:300])
+    made = ModelUnavailable(redact_text(" ".join(text.split()))[:300])
     made.__cause__ = error
     return made
 
@@ -282,5 +283,5 @@ def _headers(error: BaseException) -> Mapping[str, str]:
 
 
 def _message(kind: type[ModelError], error: BaseException) -> str:
-    said = " ".join(str(error).split())[:300] or "no message"
+    said = redact_text(" ".join(str(error).split()))[:300] or "no message"
     return f"{kind.__name__}: {type(error).__name__}: {said}"

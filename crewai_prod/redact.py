@@ -353,15 +353,19 @@ class _Walk:
     def value(self, value: Any, depth: int, hidden: bool = False) -> Any:
         kind = type(value)
         if kind is str:
-            return MARK if hidden else self.text(value)
+            return self.mark() if hidden else self.text(value)
         if kind in _SMALL:
-            return MARK if hidden and kind in _NUMBERS else _number(value)
+            return self.mark() if hidden and kind in _NUMBERS else _number(value)
         try:
             if kind is dict or kind is list or kind is tuple:
                 return self.container(value, depth, hidden)
             return self.foreign(value, depth, hidden)
         except Exception:  # noqa: BLE001 - a user's class may raise anything when looked at
             return f"<{kind.__name__}>"
+
+    def mark(self) -> str:
+        self.left -= len(MARK)
+        return MARK
 
     def text(self, text: str) -> str:
         size = len(text)
@@ -389,6 +393,7 @@ class _Walk:
                 break
             self.left -= 1
             name, secret = self.key(key)
+            self.left -= len(name)
             shown[name] = self.value(item, depth, hidden or secret or (named and key == "value"))
         return shown
 
@@ -424,7 +429,7 @@ class _Walk:
         if isinstance(value, (Sequence, Set)) and not isinstance(value, _OPAQUE):
             return self.container(list(value), depth, hidden)
         if hidden:
-            return MARK
+            return self.mark()
         if isinstance(value, (bytes, bytearray, memoryview)):
             return f"<{len(value)} bytes>"
         for plain, convert in _PLAIN:

@@ -30,7 +30,7 @@ from crewai_prod.errors import (
     ToolTimeout,
     ToolUnavailable,
 )
-from crewai_prod.failures import describe
+from crewai_prod.failures import describe, said_by
 from crewai_prod.provider_errors import classify
 from crewai_prod.records import StepKind
 from crewai_prod.replay import AGAIN
@@ -200,7 +200,7 @@ class Trying:
             return ToolTimeout(f"{name} {self._late}.", seconds=self.options.timeout)
         if isinstance(error, Exception):
             return error
-        crashed = ToolCrashed(f"{name} ended with {type(error).__name__}: {codec.text_of(error)}")
+        crashed = ToolCrashed(f"{name} ended with {said_by(error)}")
         crashed.__cause__ = error
         return crashed
 
@@ -214,7 +214,7 @@ class Trying:
             self.run.finish_tool(self.ticket, codec.encode(outcome.result), None)
             return Made(outcome.result)
         if outcome.kind == "unknown":
-            why = f"raised {type(failure).__name__}: {codec.text_of(failure)}"
+            why = f"raised {said_by(failure)}"
             if isinstance(failure, ToolTimeout):
                 why = self._late
             refusal = self.run.leave_unknown(self.ticket, self._shown(why))
@@ -254,7 +254,7 @@ class Trying:
         try:
             return self.options.reconcile(dict(self.arguments), key)
         except Exception as error:  # noqa: BLE001 - who cannot tell does not know
-            what = self._shown(f"{type(error).__name__}: {codec.text_of(error)}")
+            what = self._shown(said_by(error))
             self.run.log.warning(f"reconcile of {self.ticket.name} failed: {what}")
             return Outcome.unknown()
 

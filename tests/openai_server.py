@@ -264,7 +264,8 @@ class Connection:
             # Lingering for no time is what makes the kernel send RST instead of FIN.
             linger = struct.pack("ii", 1, 0)
             raw = self._transport.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            with contextlib.suppress(OSError):  # the client was faster
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self._transport.abort()
         else:
             self._transport.close()

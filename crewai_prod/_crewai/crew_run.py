@@ -167,6 +167,8 @@ class CrewSeam(NestedCrewSeam):
         except CrewProdError as refusal:
             raise self.failed(crew, refusal) from refusal.__cause__
         self.kickoff.complete(encode_kickoff(result, self.made))
+        if self.made is not None:  # an answer may have come late, and is on the bill
+            self.made.token_usage = crew.calculate_usage_metrics()
         self.workshop.caches.publish()
         self.show(crew)
         return result

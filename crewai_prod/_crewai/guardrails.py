@@ -29,6 +29,7 @@ from crewai_prod._crewai.stop import Passing, StopRun
 from crewai_prod._crewai.takeover import really_a, seam_of
 from crewai_prod.codec import text_of
 from crewai_prod.errors import CrewProdError, GuardRejected, GuardUnavailable
+from crewai_prod.failures import said_by
 from crewai_prod.run import Run
 
 _classes: dict[type, type] = {}
@@ -153,7 +154,7 @@ def _unavailable(run: Run, error: Exception) -> StopRun:
     """What stops the run because of a check that could not be made."""
     scope = scope_of(run)
     refusal = GuardUnavailable(
-        f"The guardrail could not check the answer: {type(error).__name__}: {text_of(error)}",
+        f"The guardrail could not check the answer: {said_by(error)}",
         task=scope.task_name,
         agent=scope.agent,
     )

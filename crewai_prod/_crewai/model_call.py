@@ -145,7 +145,8 @@ class ModelCall:
         with calling(self.llm, tries.model) as meter, tries.under_way():
             body_point("model.before_call")
             try:
-                answer = call_within(tries.seconds, lambda: work(tries.model, tries.sent))
+                ask = tries.asking(lambda model: work(model, tries.sent))
+                answer = call_within(tries.seconds, ask)
             except Exception as error:
                 failure = tries.failed(error, meter)
                 if failure is error:

@@ -44,7 +44,7 @@ from crewai_prod.errors import (
     ToolInputInvalid,
     ToolRejected,
 )
-from crewai_prod.failures import describe
+from crewai_prod.failures import describe, said_by
 from crewai_prod.guarding import At, Refusal
 from crewai_prod.paging import Page, Shown
 from crewai_prod.records import StepRecord, StepStatus
@@ -367,8 +367,7 @@ class ToolCall:
             if step is not None:
                 stopped = self.seam.run.stop(
                     ModelError(
-                        f"A model call of coworker {role!r} failed: "
-                        f"{type(error).__name__}: {codec.text_of(error)}",
+                        f"A model call of coworker {role!r} failed: {said_by(error)}",
                         task=ticket.scope.task_name,
                         agent=role,
                         step_id=step.step_id,

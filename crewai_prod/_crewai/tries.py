@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -30,7 +30,7 @@ from crewai_prod._crewai.usage import read_usage
 from crewai_prod.bodies import in_users_code
 from crewai_prod.brakes import Lower
 from crewai_prod.budget import Waits, weigh
-from crewai_prod.deadlines import TimeLimit, seconds_left
+from crewai_prod.deadlines import Left, TimeLimit, seconds_left
 from crewai_prod.errors import (
     ContextOverflow,
     CrewProdError,
@@ -102,6 +102,7 @@ class Tries:
         self._wait = 0.0
         self._weight: int | None = None
         self._passed_over = _ALL if alone else 0
+        self._left: Left | None = None
         self.cap: int | None = None
 
     @property
@@ -279,6 +280,22 @@ class Tries:
         self._tried = True
         self._put_on_ticket()
 
+    def asking(self, work: Callable[[Any], Any]) -> Callable[[], Any]:
+        """Asks the model; if nobody waits for it any more, what it may take is kept until then.
+
+        On an event loop a call that is left is cancelled: it is not answered.
+        """
+        model, left = self.model, Left(self._run.braking.release)
+        self._left = left
+
+        def ask() -> Any:
+            try:
+                return work(model)
+            finally:
+                left.over()
+
+        return ask
+
     @contextmanager
     def under_way(self) -> Iterator[None]:
         """Where the model is asked: capped, and what is called in here waits for no other call."""
@@ -332,11 +349,14 @@ class Tries:
         """Record a try that failed; returns what it means. A hook's refusal is none."""
         if isinstance(error, Passing):
             with refusing():
-                self._run.braking.release(self._ticket)
+                self._run.braking.release(self._ticket.step_id)
             return error
         failure = self._meaning(error)
         if isinstance(error, TimeLimit):
             meter.late = partial(self._call.bill_late, self._ticket, self._made, self.model)
+            if self._left is not None:
+                with refusing():
+                    self._left.leave(partial(self._run.braking.keep, self._ticket, self._made))
         self._note(failure)
         if failure is not error:
             failure.__cause__ = failure.__cause__ or error

@@ -154,8 +154,18 @@ def program() -> str:
     return _PROGRAM if by_name else shlex.quote(called)
 
 
-def resume_command(run_id: str, journal: str, target: str | None = None) -> str:
-    """The command that continues a run. The target is only ever what a person has named."""
+def resume_command(run_id: str, journal: str, target: str | None = None, more: str = "") -> str:
+    """The command that continues a run. The target is only ever what a person has named.
+
+    Args:
+        run_id: The run. A name that begins like an option is put behind `--`.
+        journal: Where its journal lies.
+        target: MODULE:CREW.
+        more: Further options.
+    """
     known = shlex.quote(target) if target else "MODULE:CREW"
     quoted = shlex.quote(safe(run_id))
-    return f"{program()} resume {quoted} {known} --journal {shlex.quote(safe(journal))}"
+    options = f"--journal {shlex.quote(safe(journal))}{f' {more}' if more else ''}"
+    if run_id.startswith("-"):
+        return f"{program()} resume {options} -- {quoted} {known}"
+    return f"{program()} resume {quoted} {known} {options}"

@@ -173,8 +173,9 @@ def how_to_go_on(report: Report, journal: str, target: str | None = None) -> Ite
     for question in questions:
         yield from question_lines(question, journal, command)
     if unknown:
-        yield f"  it happened      {command} --unknown RESULT"
-        yield f"  it did not       {command} --unknown rerun"
-        yield f"  tell the model   {command} --unknown fail"
+        said = {"it happened": "RESULT", "it did not": "rerun", "tell the model": "fail"}
+        for what, word in said.items():
+            answer = resume_command(run.run_id, journal, target, f"--unknown {word}")
+            yield f"  {what:<17}{answer}"
     if not questions:
         yield f"Continue it with: {command}"

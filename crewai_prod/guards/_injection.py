@@ -66,7 +66,12 @@ _ORDERS: Final = tuple(
             r"|vorgaben|befehle)\b|\b(?:ignora|olvida|ignore[zr]?|oublie[zr]?|ignori|dimentica"
             r"|ignorar|esque[cç]a)\b[^.\n]{0,30}\b(?:instrucciones|ordenes|instructions"
             r"|consignes|istruzioni|instrucoes)\b[^.\n]{0,20}\b(?:anterior\w*|previ\w*"
-            r"|preceden\w*|ci-dessus)|(?:忽略|无视|忘记|無視)[^。\n]{0,12}(?:指令|指示|说明|提示|命令)",
+            r"|preceden\w*|ci-dessus)|(?:忽略|无视|忘记|無視)[^。\n]{0,12}(?:指令|指示|说明|提示|命令)"
+            r"|(?:игнорир\w*|забудь\w*|не\s+обращай\w*)\b[^.\n]{0,40}\b(?:инструкци|указани|команд)"
+            r"|(?:指示|命令|指令)[^。\n]{0,10}(?:無視|忘れ)"
+            r"|(?:지시|명령|지침)[^.\n]{0,12}(?:무시|잊)"
+            r"|تجاهل[^.\n]{0,30}(?:التعليمات|الأوامر|الإرشادات)"
+            r"|(?:निर्देश|आदेश)[^।\n]{0,30}(?:अनदेखा|नज़रअंदाज़|भूल)",
         ),
         (
             "it makes the model somebody else",
@@ -79,7 +84,9 @@ _ORDERS: Final = tuple(
         ),
         (
             "it speaks as the system or the user",
-            r"<\|(?:im_start|im_end|system|user|assistant|endoftext|start_header_id|eot_id)\|?>?"
+            r"<(?:start|end)_of_turn>|<(?:\w+:)?invoke\s+name\s*="
+            r"|^\s*Human\s*:[^\n]*\n(?:[^\n]*\n){0,40}?\s*Assistant\s*:"
+            r"|\"tool_calls\"\s*:\s*\[\s*\{|<\|(?:im_start|im_end|system|user|assistant|endoftext|start_header_id|eot_id)\|?>?"
             r"|\[/?INST\]|<</?SYS>>|</?(?:untrusted|system|assistant|tool_result|function_results"
             r"|function_calls|system-reminder|system_prompt)>"
             r"|^\s*#{1,4}\s*(?:system|instructions?|new instructions?)\s*:"
@@ -149,6 +156,7 @@ _ALIKE: Final = str.maketrans(
 _NO_LETTER: Final = re.compile(r"[\W_]+")
 _SHORTEST: Final = 6
 _LONGEST_REASON: Final = 300
+_LONGEST_WHOLE: Final = 20_000
 
 
 def injection(
@@ -189,16 +197,24 @@ def injection(
     def check(value: Any, context: GuardContext) -> Verdict:
         if about is not None and context.tool not in about:
             return Allow()
-        found = list(dict.fromkeys(one for text, _ in texts(value) for one in orders(text)))
+        said = [text for text, _ in texts(value)]
+        found = list(dict.fromkeys(one for text in _with_the_whole(said) for one in orders(text)))
         reason = "; ".join(found)[:_LONGEST_REASON]
         if found and action != "mark":
             return (Reject if action == "reject" else Escalate)(f"Not to be trusted: {reason}.")
         everyone = delimit == "all" or (delimit == "untrusted" and context.tool in context.tainted)
         made = _marked(value, context, reason, everyone)
-        return Allow() if made is value else Modify(made, reason or MARKED)
+        return Allow() if made is value and not reason else Modify(made, reason or MARKED)
 
     version = version_of("1", action, delimit, about)
     return Guard(name, check, frozenset(places), version, order)
+
+
+def _with_the_whole(said: list[str]) -> Iterator[str]:
+    """The texts of a value, and what they say when they are read one after the other."""
+    yield from said
+    if len(said) > 1 and sum(map(len, said)) <= _LONGEST_WHOLE:
+        yield " ".join(said)
 
 
 def _marked(value: Any, context: GuardContext, reason: str, everyone: bool) -> Any:
@@ -309,5 +325,6 @@ def _in(text: str) -> Iterator[str]:
         if _SQUEEZED.search(_NO_LETTER.sub("", said)):
             yield _ORDERS[0][0]
             return
-    if _SQUEEZED.search(_NO_LETTER.sub("", codecs.encode(lowered, "rot13"))):
+    squeezed = _NO_LETTER.sub("", lowered)
+    if any(_SQUEEZED.search(one) for one in (codecs.encode(squeezed, "rot13"), squeezed[::-1])):
         yield _ORDERS[0][0]

@@ -73,7 +73,7 @@ _SCRIPTED = re.compile(
 )
 _ACTIVE = re.compile(
     r"<\s{0,3}(?:script|iframe|object|embed|applet|form|base|meta|link|svg|math)\b"
-    r"|<[^<>]{1,500}?[\s/\"']on[a-z]{3,20}\s{0,3}=",
+    r"|<[^<>]{1,500}?[\s/\"']on[a-z]{3,20}\s{0,3}=|@import\s{0,9}(?:url\(|[\"'])",
     re.IGNORECASE,
 )
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,500}`", re.DOTALL)

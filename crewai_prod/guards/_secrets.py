@@ -8,13 +8,14 @@ for one only if it does not read like a word, a type, or the place where the sec
 from __future__ import annotations
 
 import base64
+import codecs
 import os
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, cast
 
 from crewai_prod.errors import GuardUnavailable
 from crewai_prod.guards._replacing import (
@@ -26,7 +27,8 @@ from crewai_prod.guards._replacing import (
     found_in,
     replacing_guard,
 )
-from crewai_prod.guards._types import Guard, Place
+from crewai_prod.guards._texts import DEEPEST
+from crewai_prod.guards._types import Guard, GuardContext, Place, Reject, Verdict
 from crewai_prod.guards._versions import version_of
 from crewai_prod.guards._views import BLANKS, View, joined, readings
 from crewai_prod.redact import MARK, find_secrets, is_sensitive, key_shapes
@@ -43,6 +45,8 @@ _LONGEST: Final = 512
 _MOST: Final = 2_000
 _BROKEN: Final = 16
 """A key that was broken up has as many characters at least."""
+_TURNED: Final = 10
+"""So many letters and digits a given secret has at least that is looked for by them alone."""
 _NO_SECRET = re.compile(
     r"""\$?\{ | \{\{ | < | \$\w | %\w | \*{2} | x{3} | \.{3}
       | os\.|self\.|env\b|getenv|process\.|settings\.|config\.|vault: | \[?redacted""",
@@ -70,7 +74,8 @@ def secrets(
     """A guard against keys, tokens and passwords of known shapes, and secrets that are given.
 
     Found in any reading of a text: broken up by blanks, quotes or invisible characters, in base64,
-    hex, percent signs, escapes or entities.
+    hex, percent signs, escapes or entities. Secrets that are given are found in other cases, with
+    any signs between, backwards and in ROT13, too; in pieces over several texts they are rejected.
 
     Args:
         action: `block`, `redact` (default), `mask` or `pseudonymise`, as with `pii`.
@@ -96,7 +101,7 @@ def secrets(
 
     default: Collection[Place] = ("model_input",) if action == "pseudonymise" else _PLACES
     where = default if places is None else places
-    return replacing_guard(
+    made = replacing_guard(
         name,
         find,
         action,
@@ -105,8 +110,16 @@ def secrets(
         restore=restore,
         tools=tools,
         order=order,
-        version=version_of("1", action, len(known), restore, tools),
+        version=version_of("2", action, len(known), restore, tools),
     )
+
+    def check(value: Any, context: GuardContext) -> Verdict:
+        said = cast(Verdict, made.check(value, context))
+        if context.place in where and not isinstance(said, Reject) and _scattered(value, planted):
+            return Reject("It holds a secret in several pieces. Leave that out.")
+        return said
+
+    return replace(made, check=check) if planted else made
 
 
 def environment_secrets(environment: Mapping[str, str] | None = None) -> list[str]:
@@ -182,10 +195,14 @@ def _random(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A secret that was given, and what it looks like amid other bytes in base64 or hex."""
+    """A secret that was given, and what it looks like amid other bytes in base64 or hex.
+
+    `turned` are its letters and digits alone, forwards, backwards and in ROT13.
+    """
 
     plain: str
     coded: tuple[str, ...]
+    turned: tuple[str, ...]
 
     @classmethod
     def read(cls, value: str) -> _Known:
@@ -193,7 +210,35 @@ class _Known:
         return cls(
             joined(value).text,
             (raw.hex(), raw.hex().upper(), *(_amid(raw, offset) for offset in range(3))),
+            _turned(value),
         )
+
+
+def _turned(value: str) -> tuple[str, ...]:
+    bare = _letters(value).text.lower()
+    return (bare, bare[::-1], codecs.encode(bare, "rot13")) if len(bare) >= _TURNED else ()
+
+
+def _letters(text: str) -> View:
+    """The text without what is neither letter nor digit."""
+    return joined(text, {letter for letter in set(text) if not letter.isalnum()})
+
+
+def _scattered(value: Any, known: Collection[_Known]) -> bool:
+    """Whether texts that stand one after the other in a value are a secret together."""
+    leaves = list(_leaves(value, DEEPEST))
+    if len(leaves) < 2:
+        return False
+    said = _letters("".join(leaves)).text.lower()
+    return any(form in said for one in known for form in one.turned)
+
+
+def _leaves(value: Any, depth: int) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)) and depth:
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(item, depth - 1)
 
 
 def _amid(raw: bytes, offset: int) -> str:
@@ -206,8 +251,12 @@ def _planted(text: str, known: Collection[_Known]) -> Iterator[Found]:
     for view in readings(text) if known else ():
         squeezed, coded = joined(view.text), joined(view.text, BLANKS)
         slanted = coded.text.replace("-", "+").replace("_", "/")
+        letters = _letters(view.text)
+        lowered = "".join(one.lower() if len(one.lower()) == 1 else one for one in letters.text)
         for one in known:
             places = [*_all_in(squeezed, squeezed.text, one.plain)]
+            for form in one.turned:
+                places += _all_in(letters, lowered, form)
             for form in one.coded:
                 places += _all_in(coded, slanted, form)
             for start, end in places:

@@ -23,7 +23,9 @@ _URL = re.compile(
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]@]+)(?::(?P<port>\d{1,5}))?")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"0x[0-9a-f]*|\d+", re.IGNORECASE)
-_ELSEWHERE = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?[\\/]{2}[^\\/?#\s]", re.IGNORECASE)
+_ELSEWHERE = re.compile(
+    r"(?:(?:[a-z][a-z0-9+.-]*:)?[\\/]{2}|(?:https?|wss?|ftp):[\\/]?)[^\\/?#\s]", re.IGNORECASE
+)
 _DOT: Final = "\u3002"
 """Not a letter that stands for a dot, says Unicode; a dot, say those who look a name up."""
 _DECODED: Final = 3

@@ -57,6 +57,27 @@ def test_survival() -> None:
     } <= ended
 
 
+def test_the_ledger_equals_the_servers() -> None:
+    """Two processes that share a budget, killed and resumed, one model for all; and bare."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.ledger", "--seeds", "59"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:7]]
+    assert [row[0] for row in rows[:2]] == [
+        "hardened: the ledger",
+        "hardened, returned: `token_usage`",
+    ]
+    assert (rows[0][1], rows[0][4]) == ("1", "0")
+    assert "1 runs under a hard limit" in done.stdout
+    assert "passed 0 times" in done.stdout
+
+
 def test_prints_json() -> None:
     """The same for programs: a verdict wherever there is a target."""
     said = json.loads(bench("--only", "cold", "--json"))

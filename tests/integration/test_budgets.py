@@ -42,7 +42,7 @@ from tests.integration.parts import (
 )
 from tests.integration.test_cost import by_hand, lines
 from tests.journal.support import child, finished
-from tests.openai_script import FAULTS
+from tests.openai_script import FAULTS, fault
 from tests.openai_server import Conversation, Reply, Rule, Server, answer, use
 
 ALL = ["look_up tides", "charge 7", "send ann"]
@@ -335,6 +335,29 @@ def test_calls_side_by_side_cannot_overspend_together(tmp_path: Path) -> None:
                 crew.kickoff(run_id="r")
             spent = server.total_usage.completion_tokens - before
             assert most - 200 < spent <= most
+
+
+@pytest.mark.parametrize("label", [None, "t"])
+def test_a_call_that_was_left_still_holds_what_it_may_take(
+    tmp_path: Path, label: str | None
+) -> None:
+    """It is answered after its deadline and billed: its next try waits to see what is left then."""
+    journal = tmp_path / "runs.db"
+    with Server(Conversation(Rule(Reply("word " * 40)))) as server:  # 50 tokens
+        fail_once(server, fault("drip", seconds=1.2), lambda seen: True)
+        agent = Agent(role="Teller", goal="g", backstory="b", llm=make_llm(server.url))
+        task = Task(description="Tell", expected_output="o", agent=agent)
+        crew = harden(
+            Crew(agents=[agent], tasks=[task]),
+            journal=journal,
+            retry=Retry(attempts=2, timeout=0.5, base=0),
+            budget=Budget(max_output_tokens=90, label=label),
+        )
+        with pytest.raises(BudgetExceeded):
+            crew.kickoff(run_id="r")
+        assert server.total_usage.completion_tokens == 90  # the next try was capped to 40
+        assert open_journal(journal).runs()[0].total_tokens == total(server)
+    assert list(open_journal(journal).database().query("SELECT * FROM reservations")) == []
 
 
 def test_a_model_without_a_price_is_not_called_under_a_budget_in_money(tmp_path: Path) -> None:

@@ -271,6 +271,18 @@ def test_a_late_answer_is_billed(server: Server, effects: Effects, tmp_path: Pat
     assert_all_metered(tmp_path / "runs.db", "a", direct=1)
 
 
+@pytest.mark.parametrize("mode", ["kickoff", "akickoff"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_without_choices_is_billed(
+    server: Server, effects: Effects, tmp_path: Path, mode: Mode, stream: bool
+) -> None:
+    """It is asked for again, and its provider has counted it all the same."""
+    fail_once(server, fault("no_choices"), nth(2))
+    crew = hardened(make_crew(server, effects, stream=stream), tmp_path)
+    assert go(crew, mode, inputs=ASKED, run_id="a").token_usage.total_tokens == total(server)
+    assert server.total_usage.requests == REQUESTS + 1
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("path", PATHS)
 def test_max_execution_time_is_true(

@@ -198,13 +198,15 @@ def test_failure_of_our_own_kind_is_told_in_a_sentence(
 def test_write_whose_effect_is_not_known_is_not_tried_again(
     server: Server, effects: Effects, tmp_path: Path, path: str, mode: Mode
 ) -> None:
-    """A retry alone is no permission to do something twice: a person is asked."""
-    bank = Bank(effects, ConnectionError("reset"))
+    """A retry alone is no permission to do something twice: a person is asked, without secrets."""
+    key = "sk-" + "Zx81kQpL0aWm"
+    bank = Bank(effects, ConnectionError(f"reset, with {key}"))
     crew = hardened(server, tmp_path, path, bank.tool(), {**WRITE, "retry": THRICE})
     with pytest.raises(ToolOutcomeUnknown) as caught:
         go(crew, mode, run_id="a")
     assert type(caught.value.__cause__) is ConnectionError
     assert (effects.lines, len(server.requests)) == (["pay 5"], 1)
+    assert key not in f"{caught.value} {open_journal(tmp_path / 'j.db').run('a').error}"
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import crewai_prod
-from crewai_prod.deadlines import TimeLimit, acall_within, call_within, left
+from crewai_prod.deadlines import Left, TimeLimit, acall_within, call_within, left
 
 _here: ContextVar[str] = ContextVar("here", default="nowhere")
 
@@ -144,3 +144,19 @@ def test_cancelling_the_caller_cancels_the_coroutine() -> None:
 
     asyncio.run(cancel())
     assert seen == ["cancelled"]
+
+
+def test_what_is_kept_for_a_call_that_was_left_is_given_back_when_it_is_over() -> None:
+    """Once; and for a call that was over when it was left nothing is kept."""
+    given_back: list[str] = []
+    left_first = Left(given_back.append)
+    left_first.leave(lambda: "a")
+    assert given_back == []
+    left_first.over()
+    over_first = Left(given_back.append)
+    over_first.over()
+    over_first.leave(lambda: "b")
+    nothing_kept = Left(given_back.append)
+    nothing_kept.leave(lambda: None)
+    nothing_kept.over()
+    assert given_back == ["a"]

@@ -207,3 +207,13 @@ def test_hostile_attributes_are_survived() -> None:
     assert type(classify(odd)) is ModelUnavailable
     odd = _like("APIError", "openai", body="not json", status_code="500", details={"error": "x"})
     assert type(classify(odd)) is ModelUnavailable
+
+
+def test_a_providers_words_are_told_without_keys() -> None:
+    """What it repeats of the key it was given is in no message of ours, cut or whole."""
+    key = "sk-" + "proj-Zx81kQpL0aWm"
+    for before in ("", "x " * 145):
+        error = _openai(401, "invalid_api_key", f"Incorrect API key provided: {before}{key}.")
+        found = classify(error)
+        assert found is not None
+        assert key[:9] not in str(found)

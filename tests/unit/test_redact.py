@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crewai_prod import fields
-from crewai_prod.redact import CUT, MARK, is_sensitive, redact, redact_fields, redact_text
+from crewai_prod.redact import CUT, MARK, MAX_SIZE, is_sensitive, redact, redact_fields, redact_text
 
 # Put together at run time, so that no scanner of this repository takes them for real.
 SHAPES = {
@@ -317,3 +317,9 @@ def test_any_tree_gives_plain_json_types(tree: Any) -> None:
 def test_no_context_protects_a_key(before: str, secret: str, after: str) -> None:
     """A key that stands apart is found in every surrounding."""
     assert secret not in redact_text(f"{before} {secret} {after}")
+
+
+def test_keys_and_marks_count_towards_the_size() -> None:
+    """Many small items under long names, each a secret, are bounded as one large text is."""
+    items = [{"n" * 200: n, "api_key": "x"} for n in range(10_000)]
+    assert len(json.dumps(redact(items))) < 2 * MAX_SIZE

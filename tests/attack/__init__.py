@@ -1,0 +1,1 @@
+"""Hostile cases, as data: what is tried, and what counts as blocked."""
