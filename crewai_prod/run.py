@@ -733,7 +733,8 @@ class Run:
             CrewProdError: The run was stopped meanwhile (a nested call may have swallowed why), or
                 the result could not be committed.
         """
-        self._gather(ticket.inner.path)
+        if self._direct:
+            self._gather(ticket.inner.path)
         if ticket.effect == "nested":
             self.check()
         self.degraded |= ticket.kind is StepKind.TOOL and reports_failure(result)
@@ -750,7 +751,8 @@ class Run:
         Raises:
             CrewProdError: The run was stopped meanwhile, or the failure could not be committed.
         """
-        self._gather(ticket.inner.path)
+        if self._direct:
+            self._gather(ticket.inner.path)
         if ticket.effect == "nested":
             self.check()
         if not facts.get(AGAIN):
