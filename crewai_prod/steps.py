@@ -144,10 +144,15 @@ def works_on(path: str, judge: str) -> bool:
 
 
 class Talk(NamedTuple):
-    """A conversation that was read: copies to know its messages by, and the digest of each."""
+    """A request that was read: copies to know its messages by, and the digest of each.
+
+    The same of its parameters, which are nearly always those of the request before.
+    """
 
     copies: list[Any]
     digests: list[str]
+    params: Any = None
+    params_digest: str = ""
 
 
 NOTHING_SAID = Talk([], [])
@@ -187,16 +192,16 @@ def read_request(
         params: Model, tools, response schema and sampling parameters; no secrets.
         known: Digests that the journal already holds; these are not built again.
         contents: Result text -> step id, so that a message that repeats one need not store it.
-        before: `talk` of an earlier request: how far this one begins alike is not read again.
+        before: `talk` of an earlier request: what is alike is not read again.
     """
     fresh: list[MessageRecord] = []
-    settings = meaning(params)
-    params_digest = digest(b"params", settings)
+    talk = _read_talk(messages, params, before)
+    params_digest = talk.params_digest
     if params_digest not in known:
+        settings = meaning(params).decode()
         fresh.append(
-            MessageRecord(digest=params_digest, parent=None, role="request", body=settings.decode())
+            MessageRecord(digest=params_digest, parent=None, role="request", body=settings)
         )
-    talk = _read_talk(messages, before)
     parent: str | None = None
     for message, node in zip(messages, talk.digests, strict=True):
         if node not in known:
@@ -211,7 +216,9 @@ def read_request(
     )
 
 
-def _read_talk(messages: Sequence[Mapping[str, Any]], before: Talk) -> Talk:
+def _read_talk(
+    messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any], before: Talk
+) -> Talk:
     """Digests of the messages, each over its own meaning and all that came before it."""
     alike = _alike(messages, before.copies)
     copies, digests = before.copies[:alike], before.digests[:alike]
@@ -220,7 +227,9 @@ def _read_talk(messages: Sequence[Mapping[str, Any]], before: Talk) -> Talk:
         tip = digest(tip.encode(), meaning(_said(message)))
         copies.append(_copy(message))
         digests.append(tip)
-    return Talk(copies, digests)
+    if before.params == params:
+        return Talk(copies, digests, before.params, before.params_digest)
+    return Talk(copies, digests, _copy(params), digest(b"params", meaning(params)))
 
 
 def _alike(messages: Sequence[Any], copies: list[Any]) -> int:

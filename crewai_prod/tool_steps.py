@@ -200,7 +200,8 @@ class ToolSteps(RunCore):
             CrewProdError: The run was stopped meanwhile (a nested call may have swallowed why), or
                 the result could not be committed.
         """
-        self._gather(ticket.inner.path)
+        if self._direct:
+            self._gather(ticket.inner.path)
         if ticket.effect == "nested":
             self.check()
         self.degraded |= ticket.kind is StepKind.TOOL and reports_failure(result)
@@ -217,7 +218,8 @@ class ToolSteps(RunCore):
         Raises:
             CrewProdError: The run was stopped meanwhile, or the failure could not be committed.
         """
-        self._gather(ticket.inner.path)
+        if self._direct:
+            self._gather(ticket.inner.path)
         if ticket.effect == "nested":
             self.check()
         if not facts.get(AGAIN):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -24,7 +25,7 @@ from crewai_prod._crewai.tries import Tries
 from crewai_prod._crewai.usage import read_usage
 from crewai_prod.bodies import body_point, in_users_code
 from crewai_prod.deadlines import acall_within, call_within
-from crewai_prod.errors import CrewProdError
+from crewai_prod.errors import CrewProdError, ModelError
 from crewai_prod.failures import billed_usage, describe, revive
 from crewai_prod.model_steps import Answer, DirectCall
 from crewai_prod.records import StepRecord, StepStatus, Usage
@@ -137,7 +138,11 @@ class ModelCall:
         tries = Tries(self, ticket, alone=alone)
         with self.run.in_flight(), tries.ended():
             tries.prepare()
-            return tries.loop()(self._try, tries, work)
+            try:
+                return self._try(tries, work)
+            except ModelError as error:
+                failure = error
+            return tries.again(failure, partial(self._try, tries, work))
 
     def _try(self, tries: Tries, work: Work) -> Any:
         tries.begin()
@@ -168,7 +173,11 @@ class ModelCall:
         tries = Tries(self, ticket)
         with self.run.in_flight(), tries.ended():
             await tries.aprepare()
-            return await tries.aloop()(self._atry, tries, work)
+            try:
+                return await self._atry(tries, work)
+            except ModelError as error:
+                failure = error
+            return await tries.aagain(failure, partial(self._atry, tries, work))
 
     async def _atry(self, tries: Tries, work: AsyncWork) -> Any:
         tries.begin()

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import orjson
@@ -34,7 +35,7 @@ from crewai_prod._crewai.tool_results import (
     revived,
     told,
 )
-from crewai_prod._crewai.typed import MISFIT, Typed, arguments_of
+from crewai_prod._crewai.typed import MISFIT, Reading, Typed, arguments_of, body_of
 from crewai_prod.bodies import in_body
 from crewai_prod.concealing import conceal
 from crewai_prod.errors import (
@@ -105,12 +106,13 @@ class ToolCall:
     workers: list[tuple[str, Exception]] = field(default_factory=list)
     _trying: Trying | None = None
     _changed: Mapping[str, Any] | None = None
+    _reading: Reading | None = None
 
     @classmethod
     def begin(cls, seam: ToolSeam, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolCall:
         """Look the call up and commit its intent; settled if there is nothing left to do."""
         run, call = seam.run, cls(seam=seam, given=(args, kwargs))
-        arguments = arguments_of(seam.worker, args, kwargs)
+        arguments, call._reading = arguments_of(seam.worker, args, kwargs)
         try:
             scope = scope_of(run, within=seam.within)
             call.error = call._raised_before(scope)
@@ -142,6 +144,26 @@ class ToolCall:
             return self.given
         named = {name: value for name, value in changed.items() if name != POSITIONAL}
         return tuple(changed.get(POSITIONAL, ())), named
+
+    def body(self) -> Callable[[], Any]:
+        """What does the work: a new try each time it is called."""
+        worker, (given, named), first = self.seam.worker, self.passed, self._first()
+        again = partial(body_of(worker), *given, **named)
+        if first is None or not isinstance(worker, Typed):
+            return again
+        return _first_then(partial(worker.begin, first), again)
+
+    def body_later(self) -> Callable[[], Awaitable[Any]]:
+        """Its asynchronous twin."""
+        worker, (given, named), first = self.seam.worker, self.passed, self._first()
+        again = partial(worker._arun, *given, **named)
+        if first is None or not isinstance(worker, Typed):
+            return again
+        return _first_then(partial(worker.abegin, first), again)
+
+    def _first(self) -> Reading | None:
+        """What the first try is made with; None: as any other, guards or a person changed it."""
+        return self._reading if self.passed is self.given else None
 
     def make(self, body: Callable[[], Any]) -> Any:
         """Call the body until it comes back or its failure is to be told.
@@ -374,6 +396,12 @@ class ToolCall:
                     )
                 )
                 raise stopped from error
+
+
+def _first_then(first: Callable[[], Any], again: Callable[[], Any]) -> Callable[[], Any]:
+    """A function that calls one thing the first time, and then the other."""
+    left = [first]
+    return lambda: left.pop()() if left else again()
 
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from crewai.tools.base_tool import BaseTool
@@ -25,7 +24,7 @@ from crewai_prod._crewai.stop import is_tool_failure, never_a_failure
 from crewai_prod._crewai.takeover import Seamed, put, really_a, seam_of, take_over
 from crewai_prod._crewai.tool_call import Raised, ToolCall, ToolSeam, one_for_one
 from crewai_prod._crewai.tool_results import encode_result
-from crewai_prod._crewai.typed import as_declared, body_of, doing_within, refusals_not_counted
+from crewai_prod._crewai.typed import as_declared, doing_within, refusals_not_counted
 from crewai_prod.loops import plain
 from crewai_prod.paging import READ_ON, cut
 from crewai_prod.run import Run
@@ -51,16 +50,14 @@ class DurableTool(Seamed):
         call = ToolCall.begin(seam, args, kwargs)
         if call.settled:
             return call.end()
-        given, named = call.passed
-        return call.make(partial(body_of(seam.worker), *given, **named))
+        return call.make(call.body())
 
     async def _arun(self, *args: Any, **kwargs: Any) -> Any:
         seam: ToolSeam = seam_of(self)
         call = await seam.run.guarding.in_thread(ToolCall.begin, seam, args, kwargs)
         if call.settled:
             return call.end()
-        given, named = call.passed
-        return await call.make_later(partial(seam.worker._arun, *given, **named))
+        return await call.make_later(call.body_later())
 
     def format_output_for_agent(self, raw_result: Any) -> str:
         """The original's, cut to `max_output`. An answer of the agent's own is not cut."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -104,6 +104,7 @@ class Tries:
         self._passed_over = _ALL if alone else 0
         self._left: Left | None = None
         self.cap: int | None = None
+        self._breaker: Breaker
 
     @property
     def seconds(self) -> float | None:
@@ -164,23 +165,37 @@ class Tries:
             agent=ticket.scope.agent,
         )
 
-    def loop(self) -> Retrying:
-        """What makes the tries; it raises what the last one raised."""
+    def again(self, failure: ModelError, make: Callable[[], Any]) -> Any:
+        """What follows a try that has failed: further ones; raises what the last one raised."""
+        failed = [failure]
+
+        def next_try() -> Any:
+            if failed:
+                raise failed.pop()
+            return make()
+
         return Retrying(
             retry=retry_if_exception(self._goes_on),
             wait=self._seconds_to_wait,
             sleep=lambda seconds: pause(seconds, self._still_wanted),
             reraise=True,
-        )
+        )(next_try)
 
-    def aloop(self) -> AsyncRetrying:
+    async def aagain(self, failure: ModelError, make: Callable[[], Awaitable[Any]]) -> Any:
         """The same on an event loop."""
-        return AsyncRetrying(
+        failed = [failure]
+
+        async def next_try() -> Any:
+            if failed:
+                raise failed.pop()
+            return await make()
+
+        return await AsyncRetrying(
             retry=retry_if_exception(self._goes_on),
             wait=self._seconds_to_wait,
             sleep=lambda seconds: apause(seconds, self._still_wanted),
             reraise=True,
-        )
+        )(next_try)
 
     def begin(self) -> None:
         """Begin a try.
@@ -204,7 +219,8 @@ class Tries:
         self._put_on_ticket()
 
     def _look_at_breaker(self) -> None:
-        refused = _breaker(self.model).refuses(self._retry.open_for)
+        self._breaker = _breaker(self.model)
+        refused = self._breaker.refuses(self._retry.open_for)
         if refused is not None:
             raise ModelUnavailable(
                 f"{self._name()} has failed {self._retry.open_after} times in a row and is left "
@@ -296,10 +312,13 @@ class Tries:
 
         return ask
 
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
+    def under_way(self) -> AbstractContextManager[None]:
         """Where the model is asked: capped, and what is called in here waits for no other call."""
-        token = _reserved.set(self._run.braking.brakes.on or _reserved.get())
+        return self._capped() if self._run.braking.brakes.on else nullcontext()
+
+    @contextmanager
+    def _capped(self) -> Iterator[None]:
+        token = _reserved.set(True)
         try:
             with output_capped(self.cap):
                 yield
@@ -337,8 +356,10 @@ class Tries:
         Raises:
             StopRun: It is. Resumed with a higher limit, the run asks again.
         """
+        if self.cap is None:
+            return
         said = sum(map(read_usage, meter.usages), Usage()).output_tokens
-        if self.cap is None or not is_cut(meter.finish_reason, said, self.cap):
+        if not is_cut(meter.finish_reason, said, self.cap):
             return
         unfit = ModelRejected(f"The answer was cut at {self.cap} tokens: so many were left.")
         self._call.failed(self._ticket, unfit, meter)
@@ -364,7 +385,7 @@ class Tries:
         return failure
 
     def _note(self, failure: Exception | None) -> None:
-        breakers.note_provider(_breaker(self.model), failure, self._retry.open_after)
+        breakers.note_provider(self._breaker, failure, self._retry.open_after)
 
     def _meaning(self, error: Exception) -> Exception:
         if not isinstance(error, TimeLimit):

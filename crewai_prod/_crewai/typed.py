@@ -71,6 +71,21 @@ class Declared:
     corrections: Corrections = field(default_factory=Corrections)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The arguments of one call as they were read, to make its first try with.
+
+    A further one reads them anew: what does the work may have changed them.
+
+    Attributes:
+        given: By name, as the model gave them.
+        read: What they are.
+    """
+
+    given: dict[str, Any]
+    read: Arguments
+
+
 class Typed:
     """A tool with a declaration, in front of one of CrewAI's classes of tools."""
 
@@ -91,13 +106,29 @@ class Typed:
         return kwargs
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        given, read = self._read(args, kwargs)
-        result = self._declared.work.call(read, given)
-        return self._later(result) if inspect.isawaitable(result) else self._checked(result)
+        return self._worked(*self._read(args, kwargs))
 
     async def _arun(self, *args: Any, **kwargs: Any) -> Any:
         given, read = self._read(args, kwargs)
         return self._checked(await self._declared.work.acall(read, given))
+
+    def begin(self, reading: Reading) -> Any:
+        """`_run` with what was read before.
+
+        Raises:
+            ToolInputInvalid: Too many arguments did not fit before.
+        """
+        self._accept(_here())
+        return self._worked(reading.given, reading.read)
+
+    async def abegin(self, reading: Reading) -> Any:
+        """The asynchronous twin of `begin`."""
+        self._accept(_here())
+        return self._checked(await self._declared.work.acall(reading.read, reading.given))
+
+    def _worked(self, given: dict[str, Any], read: Arguments | None) -> Any:
+        result = self._declared.work.call(read, given)
+        return self._later(result) if inspect.isawaitable(result) else self._checked(result)
 
     async def _later(self, result: Awaitable[Any]) -> Any:
         return self._checked(await result)
@@ -114,8 +145,7 @@ class Typed:
         if declared.inputs is None:
             return kwargs, None
         given = _by_name(declared.inputs, args, kwargs)
-        if declared.corrections.spent(where):
-            raise self._refusal([], 0)
+        self._refuse_if_spent(where)
         options = declared.options
         try:
             read = read_arguments(
@@ -126,6 +156,14 @@ class Typed:
             raise self._refusal(error.misfits, left) from None  # its cause would show secrets
         declared.corrections.accept(where)
         return given, read
+
+    def _accept(self, where: Hashable) -> None:
+        self._refuse_if_spent(where)
+        self._declared.corrections.accept(where)
+
+    def _refuse_if_spent(self, where: Hashable) -> None:
+        if self._declared.corrections.spent(where):
+            raise self._refusal([], 0)
 
     def _refusal(self, misfits: list[Misfit], left: int) -> ToolInputInvalid:
         then = (
@@ -357,21 +395,25 @@ def declared_options(tool: Any) -> ToolOptions | None:
 
 def arguments_of(
     tool: BaseTool, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Mapping[str, Any]:
+) -> tuple[Mapping[str, Any], Reading | None]:
     """What a call means: its validated arguments, defaults included; as they are if they are wrong.
 
     A tool that is declared from one session to the next is called with the same.
+
+    Returns:
+        That, and how they were read; None: they were not, or they are wrong.
     """
     raw = {**kwargs, "*": list(args)} if args else kwargs
     if not isinstance(tool, Typed) or tool._declared.inputs is None:
-        return raw
+        return raw, None
     declared, inputs = tool._declared, tool._declared.inputs
     try:
         given = _by_name(inputs, args, kwargs)
         read = read_arguments(inputs, given, strict=declared.options.strict)
     except (Unfit, TypeError):
-        return raw
-    return read.model_dump(by_alias=isinstance(declared.work, FunctionWork))
+        return raw, None
+    meant = read.model_dump(by_alias=isinstance(declared.work, FunctionWork))
+    return meant, Reading(given, read)
 
 
 def as_declared(tool: BaseTool, options: ToolOptions, *, keep: bool = False) -> BaseTool:

@@ -7,8 +7,6 @@ the file, keeps SQLite's words and chains the original.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from crewai_prod.errors import Corrupt, CrewProdError, JournalUnavailable, UsageError
 
@@ -56,13 +54,20 @@ def translated(error: Exception, location: str) -> CrewProdError:
     return JournalUnavailable(f"The journal {location}: {hint} ({error}).", path=location)
 
 
-@contextmanager
-def failures(location: str) -> Iterator[None]:
+class failures:
     """Raise the documented error in place of a database error inside the block."""
-    try:
-        yield
-    except (sqlite3.Error, *BINDING_ERRORS) as error:
-        raise translated(error, location) from error
+
+    __slots__ = ("_location",)
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (sqlite3.Error, *BINDING_ERRORS)):
+            raise translated(error, self._location) from error
 
 
 def unavailable(location: str, error: OSError) -> JournalUnavailable:

@@ -142,7 +142,7 @@ class SqliteReader:
 
     def cancelled(self, leases: Sequence[Lease]) -> list[Lease]:
         """See `JournalReader.cancelled`."""
-        asked = {tuple(row) for row in self._query(_sql.SESSIONS_TO_STOP, ())}
+        asked = set(self._query(_sql.SESSIONS_TO_STOP, ()))
         return [lease for lease in leases if (lease.run, lease.epoch) in asked]
 
     def approvals(

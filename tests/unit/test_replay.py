@@ -118,6 +118,22 @@ def test_a_conversation_read_before_is_only_read_faster(begun: Any, one: Any, ot
     assert got == read_request(talk, {}, known=frozenset(), contents={})
 
 
+@pytest.mark.parametrize("known", [set(), {"all"}])
+def test_parameters_read_before_are_only_read_faster(known: set[str]) -> None:
+    """Those of the request before are known again, and one that was changed in place is seen."""
+    params: dict[str, Any] = {"model": "m", "tools": [{"name": "look_up"}]}
+    talk = [{"role": "user", "content": "go"}]
+    first = request(talk, params)
+    if known:
+        known = {message.digest for message in first.messages}
+    again = read_request(talk, params, known=known, contents={}, before=first.talk)
+    assert again == request(talk, params, known)
+    params["tools"][0]["name"] = "charge"
+    changed = read_request(talk, params, known=known, contents={}, before=first.talk)
+    assert changed == request(talk, params, known)
+    assert changed.params != first.params
+
+
 @pytest.mark.parametrize(
     "made", [lambda: "x", lambda: {"a": ["b"]}, lambda: SimpleNamespace(a="b")]
 )
