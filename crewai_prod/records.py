@@ -83,6 +83,11 @@ class Usage:
         """Input plus output."""
         return self.input_tokens + self.output_tokens
 
+    @property
+    def says_anything(self) -> bool:
+        """Whether it is a report at all: no call takes nothing, but some providers say so."""
+        return self.total_tokens > 0 or self.reported_usd is not None
+
     def __add__(self, other: Usage) -> Usage:
         """Field by field. A cost is said of the sum only if it is said of both."""
         if self == _NOTHING:

@@ -24,6 +24,7 @@ from crewai_prod.errors import (
     UsageError,
 )
 from crewai_prod.records import RunStatus
+from tests import openai_wire
 from tests.crews import make_llm
 from tests.integration.parts import (
     MODES,
@@ -604,3 +605,28 @@ def test_a_call_that_was_withdrawn_holds_nothing(tmp_path: Path) -> None:
         assert refused
         assert crew.kickoff(inputs={"who": "ann"}, run_id="r").raw == "sent to ann"
         assert server.total_usage.requests == REQUESTS
+
+
+@pytest.mark.parametrize("limit", ["tokens", "money"])
+def test_a_call_of_which_nothing_is_reported_counts_as_estimated(
+    tmp_path: Path, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the bill nobody knows what it cost; the limit holds all the same, after a kill, too."""
+    journal = tmp_path / "runs.db"
+    counted = openai_wire.usage_of
+    said = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    monkeypatch.setattr(openai_wire, "usage_of", lambda *_: said)
+    with Server(SCRIPT) as server:
+        budget = Budget(max_tokens=1100) if limit == "tokens" else Budget(max_usd="0.0002")
+        crew = make_crew(server, Effects(tmp_path), max_tokens=60)
+        hardened = harden(crew, journal=journal, budget=budget)
+        with pytest.raises(Killed):
+            killed(lambda: hardened.kickoff(inputs={"who": "ann"}, run_id="r"), 3)
+        with pytest.raises(BudgetExceeded, match="with a higher limit"):
+            hardened.kickoff(inputs={"who": "ann"}, run_id="r")
+        sent = server.requests
+    assert 2 < len(sent) < REQUESTS
+    run = open_journal(journal).runs()[0]
+    assert (run.cost_usd, run.spent.unpriced) == (None, len(sent))
+    took = sum(counted(one.body, Reply())["prompt_tokens"] for one in sent)
+    assert took < 1100
