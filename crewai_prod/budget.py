@@ -92,11 +92,11 @@ class Excess:
         if self.limit == PER_CALL:
             return (
                 f"The next model call of the {self.scope} would send about {spent} tokens; "
-                f"{self.limit} is {most}. It was not made; with a higher limit the run goes on there."
+                f"{self.limit} is {most}. It was not made. With a higher limit the run goes on."
             )
         return (
             f"The next call would pass the budget of the {self.scope}: {self.limit} is {most}, "
-            f"{spent} are spent. It was not made; with a higher limit the run goes on there."
+            f"{spent} are spent. It was not made. With a higher limit the run goes on."
         )
 
     @property

@@ -622,7 +622,7 @@ def test_a_call_of_which_nothing_is_reported_counts_as_estimated(
         hardened = harden(crew, journal=journal, budget=budget)
         with pytest.raises(Killed):
             killed(lambda: hardened.kickoff(inputs={"who": "ann"}, run_id="r"), 3)
-        with pytest.raises(BudgetExceeded, match="with a higher limit"):
+        with pytest.raises(BudgetExceeded, match="With a higher limit"):
             hardened.kickoff(inputs={"who": "ann"}, run_id="r")
         sent = server.requests
     assert 2 < len(sent) < REQUESTS
