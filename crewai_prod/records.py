@@ -151,6 +151,12 @@ def dollars(picousd: int | None) -> Decimal | None:
     return None if picousd is None else Decimal(picousd).scaleb(-12)
 
 
+def shown_dollars(usd: Decimal) -> str:
+    """An amount for people: four places, or as many as a smaller one needs not to look like none."""
+    places = 4 if not usd or usd >= Decimal("0.001") else 1 - usd.adjusted()
+    return f"${usd:,.{places}f}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
     """What many calls cost together.
