@@ -152,7 +152,7 @@ def dollars(picousd: int | None) -> Decimal | None:
 
 
 def shown_dollars(usd: Decimal) -> str:
-    """An amount for people: four places, or as many as a smaller one needs not to look like none."""
+    """An amount for people: four places, or more where a smaller one would look like none."""
     places = 4 if not usd or usd >= Decimal("0.001") else 1 - usd.adjusted()
     return f"${usd:,.{places}f}"
 
