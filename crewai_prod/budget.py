@@ -94,6 +94,11 @@ class Excess:
                 f"The next model call of the {self.scope} would send about {spent} tokens; "
                 f"{self.limit} is {most}. It was not made. With a higher limit the run goes on."
             )
+        if self.limit == SECONDS:
+            return (
+                f"The time of the {self.scope} is over: {self.limit} is {most}, {spent} are spent. "
+                "With a higher limit the run goes on."
+            )
         return (
             f"The next call would pass the budget of the {self.scope}: {self.limit} is {most}, "
             f"{spent} are spent. It was not made. With a higher limit the run goes on."

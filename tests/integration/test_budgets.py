@@ -630,3 +630,23 @@ def test_a_call_of_which_nothing_is_reported_counts_as_estimated(
     assert (run.cost_usd, run.spent.unpriced) == (None, len(sent))
     took = sum(counted(one.body, Reply())["prompt_tokens"] for one in sent)
     assert took < 1100
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_agent_of_a_flow_that_was_stopped_is_not_asked_again(tmp_path: Path, path: str) -> None:
+    """Its answer was of use; the limit stood before the tool that it called."""
+    journal = tmp_path / "runs.db"
+    with Server(SCRIPT) as server:
+        agent = make_crew(server, Effects(tmp_path), path).agents[0]
+
+        class Desk(Flow):  # type: ignore[type-arg]
+            @start()
+            def work(self) -> str:
+                return str(agent.kickoff("Look it up.").raw)
+
+        with pytest.raises(BudgetExceeded):
+            harden(Desk(), journal=journal, budget=Budget(max_tool_calls=0)).kickoff(run_id="r")
+        assert len(server.requests) == 1
+        raised = harden(Desk(), journal=journal, budget=Budget(max_tool_calls=1))
+        assert raised.kickoff(run_id="r") == "facts about tides"
+        assert len(server.requests) == 2
