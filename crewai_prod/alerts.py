@@ -19,7 +19,7 @@ from decimal import Decimal
 from fractions import Fraction
 from statistics import median
 
-from crewai_prod.records import TaskSpending, dollars
+from crewai_prod.records import TaskSpending, dollars, shown_dollars
 
 METRICS = ("cost_usd", "tokens", "steps")
 _SIGMA = Fraction(14826, 10_000)
@@ -168,4 +168,4 @@ def _shown(metric: str, value: Fraction) -> Decimal:
 
 
 def _amount(metric: str, value: Decimal) -> str:
-    return f"${value:,.4f}" if metric == "cost_usd" else f"{value:,.0f} {metric}"
+    return shown_dollars(value) if metric == "cost_usd" else f"{value:,.0f} {metric}"

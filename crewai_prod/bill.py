@@ -62,7 +62,9 @@ class Bill:
             return _refusal(ticket, said=f" ({_said(error)})")
         return None if known else _refusal(ticket)
 
-    def at_most(self, ticket: Ticket, input_tokens: int, output_tokens: int) -> int | None:
+    def at_most(
+        self, provider: str | None, model: str, input_tokens: int, output_tokens: int
+    ) -> int | None:
         """What a call of so many tokens costs at most, in trillionths of a US dollar.
 
         All of the input may be written to the provider's cache, all of the output be reasoning.
@@ -79,11 +81,8 @@ class Bill:
             for written in (False, True)
             for reasoned in (False, True)
         )
-        asked = ticket.model or ticket.name
         try:
-            costs = [
-                self.prices.price(ticket.provider, asked, one, time.time()) for one in variants
-            ]
+            costs = [self.prices.price(provider, model, one, time.time()) for one in variants]
         except Exception:  # noqa: BLE001 - the user's function: it does not know either
             return None
         known = [cost.picousd for cost in costs if cost.picousd is not None]
@@ -149,7 +148,9 @@ def _refusal(
     model = ticket.model or ticket.name
     of = f" of {ticket.provider!r}" if ticket.provider else ""
     return ModelUnpriced(
-        f"No price is known for {model!r}{of}{said}, and {why}: it was not called.",
+        f"No price is known for {model!r}{of}{said}, and {why}: it was not called. Give its rates: "
+        f'harden(..., prices={{{model!r}: {{"input": 0.15, "output": 0.60}}}}), in US dollars per '
+        "million tokens.",
         task=ticket.scope.task_name,
         agent=ticket.scope.agent,
         step_id=ticket.step_id,

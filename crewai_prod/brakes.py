@@ -25,6 +25,7 @@ from crewai_prod.budget import (
     Passes,
     Used,
     Waits,
+    completed,
     excess,
     excess_of_call,
     excess_of_time,
@@ -39,6 +40,7 @@ from crewai_prod.budget import (
     used,
     used_time,
     warned,
+    weigh_answer,
     with_limits,
 )
 from crewai_prod.records import (
@@ -126,6 +128,9 @@ class Brakes:
         self._held: dict[str, tuple[Sequence[Account], Amounts]] = {}
         self._estimators: dict[str, Estimator] = {}
         self._weights: dict[str, tuple[str, int]] = {}
+        self._asks: dict[str, tuple[Ask, int]] = {}
+        self._unsaid: list[StepRecord] = []
+        self._guess: Callable[[StepRecord], Amounts] = lambda step: _NOTHING
         self._lock = threading.Lock()
         self._before = 0.0
         self._began = time.monotonic()
@@ -144,10 +149,23 @@ class Brakes:
         """Whether there is any that runs share."""
         return any(one.label is not None for one in self._accounts)
 
-    def take_up(self, steps: Sequence[StepRecord], attempts: Iterable[AttemptRecord]) -> None:
-        """Begin with what earlier sessions have recorded."""
+    def take_up(
+        self,
+        steps: Sequence[StepRecord],
+        attempts: Iterable[AttemptRecord],
+        guess: Callable[[StepRecord], Amounts] = lambda step: _NOTHING,
+    ) -> None:
+        """Begin with what earlier sessions have recorded.
+
+        Args:
+            steps: Their steps.
+            attempts: Tries that did not become the outcome of one.
+            guess: What a model call took of which not all was reported; asked once there is a
+                budget.
+        """
         of_model = {s.step_id: s for s in steps if s.kind is StepKind.MODEL}
         with self._lock:
+            self._unsaid, self._guess = [s for s in steps if not says_all(s)], guess
             for step in steps:
                 self._count((step.scope, step.agent), _took(step))
             for one in attempts:
@@ -194,6 +212,10 @@ class Brakes:
         with self._lock:
             if any(one.is_like(account) for one in self._accounts):
                 return  # the body around a kickoff is walked again
+            for step in self._unsaid:
+                missing = completed(_took(step), self._guess(step)) - _took(step)
+                self._count((step.scope, step.agent), missing)
+            self._unsaid = []
             for where, amounts in self._ledger.items():
                 if account.label is None and account.covers(where):
                     account.spent += amounts
@@ -309,6 +331,7 @@ class Brakes:
             if not isinstance(granted, Fits):
                 return granted
             self._hold(step_id, own, ask.amounts(granted.output))
+            self._asks[step_id] = ask, granted.output
         if not shared:
             return granted
         lowered = replace(ask, most=granted.output)
@@ -317,6 +340,7 @@ class Brakes:
             self._release(step_id)
             if isinstance(found_there, Fits):
                 self._hold(step_id, own, ask.amounts(found_there.output))
+                self._asks[step_id] = ask, found_there.output
                 return Fits(found_there.output, granted.capped or found_there.capped)
         return found_there
 
@@ -378,7 +402,7 @@ class Brakes:
         labels = tuple(sorted({one.label for one in covering if one.label is not None}))
         if not labels or step.kind not in (StepKind.MODEL, StepKind.TOOL):
             return None
-        took = _took(step)
+        took = self._taken(step)
         counted = before is not None and before.status is not StepStatus.STARTED
         if step.kind is StepKind.TOOL and counted:
             took = _NOTHING  # another try of the same call
@@ -393,7 +417,8 @@ class Brakes:
             self._release(step.step_id)
             if step.kind is not StepKind.MODEL:
                 return
-            self._count((step.scope, step.agent), _took(step))
+            self._count((step.scope, step.agent), self._taken(step))
+            self._asks.pop(step.step_id, None)
             model, weight = self._weights.pop(step.step_id, ("", 0))
             if step.usage is not None and step.usage.calls == 1 and model:
                 self._estimators[model].learn(weight, step.usage.input_tokens)
@@ -401,6 +426,7 @@ class Brakes:
     def release(self, step_id: str) -> bool:
         """A call was not made after all; whether something was set aside for it."""
         with self._lock:
+            self._asks.pop(step_id, None)
             return self._release(step_id)
 
     def keep(self, step_id: str, name: str) -> Amounts | None:
@@ -469,6 +495,14 @@ class Brakes:
             if one.label is None and one.covers(where):
                 one.spent += took
 
+    def _taken(self, step: StepRecord) -> Amounts:
+        """What a step took; a model call of which not all was reported, about as much."""
+        ask, most = self._asks.get(step.step_id, (None, 0))
+        if ask is None or says_all(step):
+            return _took(step)
+        output = most if step.result is None else weigh_answer(step.result)
+        return completed(_took(step), ask.amounts(output))
+
     def _hold(self, step_id: str, accounts: Sequence[Account], amounts: Amounts) -> None:
         for one in accounts:
             one.reserved += amounts
@@ -525,6 +559,16 @@ def _took(step: StepRecord) -> Amounts:
         return _took_by_model(step)
     called = step.kind is StepKind.TOOL and step.effect not in (REFUSED, CACHED)
     return _A_TOOL_CALL if called else _NOTHING
+
+
+def says_all(step: StepRecord) -> bool:
+    """Whether what a step took is known: some providers report nothing of a call, or half of it."""
+    usage = step.usage
+    if step.kind is not StepKind.MODEL:
+        return True
+    if step.status is not StepStatus.DONE:
+        return usage is None or usage.says_anything
+    return usage is not None and usage.input_tokens > 0 and usage.output_tokens > 0
 
 
 def _took_by_model(one: StepRecord | AttemptRecord) -> Amounts:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -26,11 +27,13 @@ from crewai_prod.budget import (
     Used,
     Waits,
     raised,
+    weigh,
+    weigh_answer,
     with_limits,
 )
 from crewai_prod.errors import BudgetExceeded, BudgetPaused, CrewProdError
 from crewai_prod.failures import said_by
-from crewai_prod.records import Amounts, ApprovalRecord, Pot, Settled, Taken
+from crewai_prod.records import Amounts, ApprovalRecord, Pot, Settled, StepRecord, Taken
 from crewai_prod.steps import Scope, digest
 from crewai_prod.walk import Ticket
 
@@ -87,9 +90,10 @@ class Braking:
         priced = replace(ask, input_tokens=tokens)
         in_money = self.brakes.in_money(ticket.scope)
         if in_money is not None:
-            if bill.at_most(ticket, tokens, 0) is None:
+            price = partial(bill.at_most, ticket.provider, model, tokens)
+            if price(0) is None:
                 raise self._run.stop(bill.unknown(ticket, in_money.name))
-            priced = replace(priced, price=lambda out: bill.at_most(ticket, tokens, out) or 0)
+            priced = replace(priced, price=lambda out: price(out) or 0)
         share = self._sharing(ticket)
         while True:
             granted = self.brakes.reserve(
@@ -99,6 +103,20 @@ class Braking:
             if not isinstance(granted, Refused) or isinstance(granted, Lower):
                 return granted
             self._passed(granted, ticket.scope)
+
+    def guess(self, step: StepRecord) -> Amounts:
+        """What a recorded model call took at most, by its length: its provider has not said it."""
+        journal, run_id = self._run.journal, self._run.run_id
+        messages = journal.conversation(run_id, step.request) if step.request else ()
+        params = journal.conversation(run_id, step.params) if step.params else ()
+        tokens, output = weigh(messages, params[0] if params else {}), weigh_answer(step.result)
+        model = step.model or step.name
+        return Amounts(
+            cost_picousd=self._run.bill.at_most(step.provider, model, tokens, output) or 0,
+            input_tokens=tokens,
+            output_tokens=output,
+            llm_calls=1,
+        )
 
     def release(self, name: str) -> None:
         """What was set aside under this name, a step's or `keep`'s, is not needed after all."""
@@ -266,11 +284,12 @@ class Braking:
             scope: Where it would be passed.
             question: The run waits for the answer to it.
         """
-        kind, more = BudgetExceeded, {}
+        kind, more, said = BudgetExceeded, {}, excess.message
         if question is not None:
             kind, more = BudgetPaused, facts_of(question, self._run.journal.location)
+            said = f"{said} Raise it: {more['approve']} --edit '{{\"{excess.limit}\": MORE}}'."
         error = kind(
-            excess.message,
+            said,
             task=scope.task_name,
             agent=scope.agent,
             reason="budget",

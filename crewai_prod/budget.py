@@ -10,9 +10,11 @@ until its connection ends: it may be answered, and billed.
 The estimate of input is the request's bytes (UTF-8) divided by three, and some tokens for each
 message and tool: more than any of the usual tokenizers makes of prose or code. It is corrected by
 what the model's provider has counted: by the highest ratio seen lately and a tenth more, and from
-the third call on to less, too. Not covered: images and files, which are taken for 2,000 tokens
-each; requests that a provider's client makes within one call besides the first; and calls that were
-under way when their process was killed: nobody knows what they took, and they do not count.
+the third call on to less, too. A call that was answered without a report of what it took counts as
+its input was estimated, and its answer likewise; on the bill nobody knows what it cost. Not
+covered: images and files, which are taken for 2,000 tokens each; requests that a provider's client
+makes within one call besides the first; and calls that were under way when their process was
+killed: nobody knows what they took, and they do not count.
 """
 
 from __future__ import annotations
@@ -91,11 +93,16 @@ class Excess:
         if self.limit == PER_CALL:
             return (
                 f"The next model call of the {self.scope} would send about {spent} tokens; "
-                f"{self.limit} is {most}. It was not made."
+                f"{self.limit} is {most}. It was not made. With a higher limit the run goes on."
+            )
+        if self.limit == SECONDS:
+            return (
+                f"The time of the {self.scope} is over: {self.limit} is {most}, {spent} are spent. "
+                "With a higher limit the run goes on."
             )
         return (
-            f"The budget of the {self.scope} is used up: {self.limit} is {most}, {spent} are "
-            "spent, and the next call does not fit into the rest."
+            f"The next call would pass the budget of the {self.scope}: {self.limit} is {most}, "
+            f"{spent} are spent. It was not made. With a higher limit the run goes on."
         )
 
     @property
@@ -499,6 +506,16 @@ def _end_of(step: StepRecord) -> float:
     return step.started_at + (step.duration_ms or 0.0) / 1000
 
 
+def completed(took: Amounts, guess: Amounts) -> Amounts:
+    """What a call took, and about as much as it took where nobody said."""
+    return replace(
+        took,
+        cost_picousd=max(took.cost_picousd, guess.cost_picousd),
+        input_tokens=took.input_tokens or guess.input_tokens,
+        output_tokens=took.output_tokens or guess.output_tokens,
+    )
+
+
 # -- what a request is estimated to be ------------------------------------------------------------
 
 _BYTES_PER_TOKEN = 3
@@ -523,6 +540,11 @@ def weigh(messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> i
     tools = params.get("tools") or ()
     items = [*map(_tokens_of_message, messages), *map(_tokens_of, (*tools, *schemas))]
     return _PER_REQUEST + sum(items) + _PER_ITEM * len(items)
+
+
+def weigh_answer(result: str | None) -> int:
+    """Tokens of an answer as it is recorded, in the same way."""
+    return _tokens_of(result or "")
 
 
 def _tokens_of_message(message: Mapping[str, Any]) -> int:

@@ -188,7 +188,8 @@ class Looping:
         return self._run.stop(
             LoopDetected(
                 f"{found.tool} is called in a loop ({found.kind}), and the model went on with it "
-                "after it was told and the tool was withheld.",
+                "after it was told and the tool was withheld. If it makes sense, resume with "
+                f"tools={{{found.tool!r}: {{'polling': True}}}}, or with other loops=Loops(...).",
                 task=scope.task_name,
                 agent=scope.agent,
                 kind=found.kind,

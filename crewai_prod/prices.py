@@ -152,7 +152,7 @@ class Prices:
         Raises:
             ValueError: The user's function gave what is no amount of money.
         """
-        if usage is None:
+        if usage is None or not usage.says_anything:
             return Cost(status=CostStatus.UNPRICED)
         if usage.reported_usd is not None:
             return _cost(CostStatus.REPORTED, _whole(usage.reported_usd), "provider")

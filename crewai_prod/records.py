@@ -83,6 +83,11 @@ class Usage:
         """Input plus output."""
         return self.input_tokens + self.output_tokens
 
+    @property
+    def says_anything(self) -> bool:
+        """Whether it is a report at all: no call takes nothing, but some providers say so."""
+        return self.total_tokens > 0 or self.reported_usd is not None
+
     def __add__(self, other: Usage) -> Usage:
         """Field by field. A cost is said of the sum only if it is said of both."""
         if self == _NOTHING:
@@ -144,6 +149,12 @@ class Cost:
 def dollars(picousd: int | None) -> Decimal | None:
     """An amount in US dollars, exact."""
     return None if picousd is None else Decimal(picousd).scaleb(-12)
+
+
+def shown_dollars(usd: Decimal) -> str:
+    """An amount for people: four places, or more where a smaller one would look like none."""
+    places = 4 if not usd or usd >= Decimal("0.001") else 1 - usd.adjusted()
+    return f"${usd:,.{places}f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -220,7 +220,7 @@ def _agent_ends(agent: Any, event: Any) -> None:
         run, scope = _which(at_work)
         if not at_work:
             _give_back(agent)
-    if isinstance(event, LiteAgentExecutionErrorEvent):
+    if isinstance(event, LiteAgentExecutionErrorEvent) and run.stopped is None:
         run.distrust_last_answer(scope)
 
 

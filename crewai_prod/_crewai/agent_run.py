@@ -297,7 +297,8 @@ class _AgentWork:
         if self.kickoff is None:
             if not isinstance(error, Exception):
                 return error
-            self.run.distrust_last_answer(self.scope)
+            if self.run.stopped is None:  # no fault of the answer
+                self.run.distrust_last_answer(self.scope)
             return self.run.stopped or error
         if isinstance(error, Exception) and self.run.stopped is None:
             self.run.fail_task(_THE_TASK, self.agent.role, error, of_last_answer=True)

@@ -20,6 +20,10 @@ from crewai_prod.budget import LONGEST, USUAL, Ask
 
 CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
+_UNREAD = {
+    "LengthFinishReasonError": "length",
+    "ContentFilterFinishReasonError": "content_filter",
+}
 _REASONING = ("o1", "o3", "o4", "gpt-5")
 _OURS = "crewai_prod._crewai.metering"
 _OFFICIAL = "api.openai.com"
@@ -72,6 +76,18 @@ def is_cut(finish_reason: str | None, output_tokens: int, cap: int) -> bool:
     if finish_reason is not None:
         return str(finish_reason).lower() in _CUT
     return output_tokens >= cap
+
+
+def unread(error: BaseException | None) -> str | None:
+    """Why OpenAI's SDK did not read an answer in a form that came: `length` or `content_filter`.
+
+    Where it streams it gives up before it is told what the answer took.
+    """
+    while error is not None:
+        if type(error).__name__ in _UNREAD:
+            return _UNREAD[type(error).__name__]
+        error = error.__cause__
+    return None
 
 
 def _can_lower(llm: Any) -> bool:

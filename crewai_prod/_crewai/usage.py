@@ -44,8 +44,8 @@ def read_usage(report: Mapping[str, Any]) -> Usage:
         return Usage()
     prompt, completion = _plain(more.get("prompt_tokens_details")), _details(more)
     return Usage(
-        input_tokens=metrics.prompt_tokens,
-        output_tokens=metrics.completion_tokens,
+        input_tokens=max(0, metrics.prompt_tokens),
+        output_tokens=max(0, metrics.completion_tokens),
         cache_read_tokens=metrics.cached_prompt_tokens or _count(prompt, "cached_tokens"),
         cache_write_tokens=metrics.cache_creation_tokens
         or _count(prompt, "cache_creation_tokens", "cache_write_tokens"),

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import click
 
-from crewai_prod.records import Spending
+from crewai_prod.records import Spending, shown_dollars
 
 # Control characters, lone surrogates, and what changes the direction of text or breaks lines.
 _UNSAFE = re.compile(
@@ -131,7 +131,7 @@ def count(number: int, noun: str) -> str:
 
 def money(spent: Spending) -> str:
     """An amount, as far as it is known, and how many calls are not in it."""
-    known = "" if spent.known_usd is None else f"${spent.known_usd:,.4f}"
+    known = "" if spent.known_usd is None else shown_dollars(spent.known_usd)
     missing = f"{spent.unpriced:,} unpriced" if spent.unpriced else ""
     return " + ".join(part for part in (known, missing) if part)
 

@@ -14,6 +14,7 @@ from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, start
 from crewai.hooks import register_before_llm_call_hook, unregister_before_llm_call_hook
 from crewai.tools import tool
+from pydantic import BaseModel
 
 from crewai_prod import Budget, Retry, harden, open_journal, open_run, step
 from crewai_prod.errors import (
@@ -24,6 +25,7 @@ from crewai_prod.errors import (
     UsageError,
 )
 from crewai_prod.records import RunStatus
+from tests import openai_wire
 from tests.crews import make_llm
 from tests.integration.parts import (
     MODES,
@@ -627,3 +629,71 @@ def test_a_call_that_was_withdrawn_holds_nothing(tmp_path: Path) -> None:
         assert refused
         assert crew.kickoff(inputs={"who": "ann"}, run_id="r").raw == "sent to ann"
         assert server.total_usage.requests == REQUESTS
+
+
+@pytest.mark.parametrize("limit", ["tokens", "money"])
+def test_a_call_of_which_nothing_is_reported_counts_as_estimated(
+    tmp_path: Path, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the bill nobody knows what it cost; the limit holds all the same, after a kill, too."""
+    journal = tmp_path / "runs.db"
+    counted = openai_wire.usage_of
+    said = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    monkeypatch.setattr(openai_wire, "usage_of", lambda *_: said)
+    with Server(SCRIPT) as server:
+        budget = Budget(max_tokens=1100) if limit == "tokens" else Budget(max_usd="0.0002")
+        crew = make_crew(server, Effects(tmp_path), max_tokens=60)
+        hardened = harden(crew, journal=journal, budget=budget)
+        with pytest.raises(Killed):
+            killed(lambda: hardened.kickoff(inputs={"who": "ann"}, run_id="r"), 3)
+        with pytest.raises(BudgetExceeded, match="With a higher limit"):
+            hardened.kickoff(inputs={"who": "ann"}, run_id="r")
+        sent = server.requests
+    assert 2 < len(sent) < REQUESTS
+    run = open_journal(journal).runs()[0]
+    assert (run.cost_usd, run.spent.unpriced) == (None, len(sent))
+    took = sum(counted(one.body, Reply())["prompt_tokens"] for one in sent)
+    assert took < 1100
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_agent_of_a_flow_that_was_stopped_is_not_asked_again(tmp_path: Path, path: str) -> None:
+    """Its answer was of use; the limit stood before the tool that it called."""
+    journal = tmp_path / "runs.db"
+    with Server(SCRIPT) as server:
+        agent = make_crew(server, Effects(tmp_path), path).agents[0]
+
+        class Desk(Flow):  # type: ignore[type-arg]
+            @start()
+            def work(self) -> str:
+                return str(agent.kickoff("Look it up.").raw)
+
+        with pytest.raises(BudgetExceeded):
+            harden(Desk(), journal=journal, budget=Budget(max_tool_calls=0)).kickoff(run_id="r")
+        assert len(server.requests) == 1
+        raised = harden(Desk(), journal=journal, budget=Budget(max_tool_calls=1))
+        assert raised.kickoff(run_id="r") == "facts about tides"
+        assert len(server.requests) == 2
+
+
+class _Report(BaseModel):
+    text: str
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_in_a_form_is_cut_like_any_other(tmp_path: Path, stream: bool) -> None:
+    """The SDK gives up on it; it is the budget that has cut it, and it is on the bill."""
+    journal = tmp_path / "runs.db"
+    long = Reply('{"text": "' + "x" * 400 + '"}')
+    with Server(Conversation(Rule(long))) as server:
+        model = harden(make_llm(server.url, stream=stream, max_retries=0))
+        budget = Budget(max_output_tokens=50)
+        with (
+            pytest.raises(BudgetExceeded, match="max_output_tokens is 50, 50 are spent"),
+            open_run("r", journal=journal, budget=budget),
+        ):
+            model.call("Report.", response_model=_Report)
+        assert [one.body["max_tokens"] for one in server.requests] == [50]
+    (total,) = open_journal(journal).usage()
+    assert total.spent.unpriced == (1 if stream else 0)  # not told: it breaks off before the end
+    assert total.usage.output_tokens == (0 if stream else 50)

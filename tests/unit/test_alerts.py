@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crewai_prod.alerts import RULES, Rules, baseline, due, outliers
-from crewai_prod.records import Spending, TaskSpending
+from crewai_prod.records import Spending, TaskSpending, shown_dollars
 
 HOUR = 3600.0
 AMOUNTS = st.integers(0, 10**12)
@@ -200,3 +200,17 @@ def test_a_limit_is_exact() -> None:
     assert baseline([100] * 8) == (Fraction(100), Fraction(150))
     assert metrics(newest_first([150, *[100] * 8])) == []
     assert metrics(newest_first([151, *[100] * 8])) == ["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("usd", "shown"),
+    [
+        ("0", "$0.0000"),
+        ("1234.5", "$1,234.5000"),
+        ("0.0042", "$0.0042"),
+        ("0.00002312", "$0.000023"),
+    ],
+)
+def test_a_small_amount_does_not_look_like_none(usd: str, shown: str) -> None:
+    """A call of a small model costs less than the fourth place."""
+    assert shown_dollars(Decimal(usd)) == shown

@@ -294,9 +294,9 @@ def test_the_lists_are_imported_when_they_are_asked() -> None:
 import sys
 from crewai_prod.prices import Prices
 from crewai_prod.records import Usage
-Prices.read({"m": 1}).price("p", "m", Usage(calls=1), 0.0)
+Prices.read({"m": 1}).price("p", "m", Usage(input_tokens=1, calls=1), 0.0)
 assert not {"genai_prices", "pydantic", "crewai"} & set(sys.modules)
-Prices().price("openai", "gpt-4o", Usage(calls=1), 0.0)
+Prices().price("openai", "gpt-4o", Usage(input_tokens=1, calls=1), 0.0)
 assert "genai_prices" in sys.modules and "crewai" not in sys.modules
 """
     path = os.pathsep.join(filter(None, [*sys.path, os.getcwd()]))
