@@ -364,7 +364,8 @@ def _check_holds(question: ApprovalRecord, reply: Reply) -> None:
             f"The scope {reply.holds!r} is for the approval of a tool's calls as they come."
         )
     minutes = reply.minutes
-    if (reply.holds == "tool") != (minutes is not None) or not (minutes is None or minutes > 0):
+    sound = minutes is None or 0 < minutes < float("inf")
+    if (reply.holds == "tool") != (minutes is not None) or not sound:
         raise UsageError("The scope `tool`, and no other, needs a number of minutes, more than 0.")
 
 

@@ -18,6 +18,8 @@ import orjson
 
 from crewai_prod import codec
 from crewai_prod.approval import (
+    BUDGET,
+    QUESTION,
     TOOL,
     UNKNOWN,
     Approval,
@@ -373,8 +375,8 @@ _WORDS: Mapping[str, str] = {
     "task_output": "The output of a task needs a person's approval",
     "human_input": "A person's feedback on an answer is asked for",
     "feedback": "A person's feedback on what a flow has made is asked for",
-    "question": "A person is asked a question",
-    "guard": "A guard wants a person to decide",
+    QUESTION: "A person is asked: {facts}",
+    "guard": "Guard {guard!r} wants a person to decide: {reason}",
     "budget": "A limit may be raised by a person",
     UNKNOWN: "Whether {tool!r} has acted is not known",
 }
@@ -382,7 +384,7 @@ _WORDS: Mapping[str, str] = {
 
 def required(question: ApprovalRecord, journal: str) -> ApprovalRequired:
     """What a run is stopped with that waits for an answer."""
-    what = _WORDS.get(question.kind, "A person has to decide").format(tool=question.tool)
+    what = _what(question)
     remark = f" {question.remark}" if question.remark else ""
     return ApprovalRequired(
         f"{what} (question {question.id}).{remark}",
@@ -392,6 +394,30 @@ def required(question: ApprovalRecord, journal: str) -> ApprovalRequired:
         reason="approval",
         **facts_of(question, journal),
     )
+
+
+def _what(question: ApprovalRecord) -> str:
+    """What is asked, in words."""
+    asked = orjson.loads(question.arguments or "{}")
+    if question.kind == QUESTION and question.why == "model":
+        return f"Agent {question.agent!r} asks a person: {asked.get('question')}"
+    if question.kind == QUESTION and question.why in ("failures", "budget", "loop"):
+        return f"A person decides whether the run goes on; {question.why}: {question.arguments}"
+    return _WORDS.get(question.kind, "A person has to decide").format(
+        tool=question.tool,
+        why=question.why,
+        facts=question.arguments,
+        guard=asked.get("guard"),
+        reason=asked.get("reason"),
+    )
+
+
+def yes(question: ApprovalRecord) -> str:
+    """The arguments of `crewai-prod approve` that answer a question; NUMBER is to be filled in."""
+    if question.kind != BUDGET:
+        return f"{question.id}"
+    limit = orjson.loads(question.arguments or "{}").get("limit")
+    return f"{question.id} --edit '{{\"{limit}\": NUMBER}}'"
 
 
 def facts_of(question: ApprovalRecord, journal: str) -> dict[str, Any]:
@@ -405,6 +431,6 @@ def facts_of(question: ApprovalRecord, journal: str) -> dict[str, Any]:
         "arguments": question.arguments,
         "who": who_may(question),
         "expires_at": question.expires_at,
-        "approve": f"crewai-prod approve {question.id} {where}",
+        "approve": f"crewai-prod approve {yes(question)} {where}",
         "reject": f"crewai-prod reject {question.id} --reason TEXT {where}",
     }

@@ -131,6 +131,7 @@ def test_an_answer_decides() -> None:
         (asked(), PAUSED, Reply(verdict="approved", edited=[7], has_edit=True), UsageError),
         (asked(), PAUSED, Reply(verdict="approved", holds="tool"), UsageError),
         (asked(), PAUSED, Reply(verdict="approved", holds="tool", minutes=-1), UsageError),
+        (asked(), PAUSED, Reply(verdict="approved", holds="tool", minutes=1e999), UsageError),
         (asked(), PAUSED, Reply(verdict="approved", holds="run", minutes=1), UsageError),
         (asked(), PAUSED, Reply(verdict="approved", minutes=1), UsageError),
         (asked(), PAUSED, Reply(verdict="approved", holds="world"), UsageError),
