@@ -279,6 +279,12 @@ def rule(
     )
 
 
+def covered_by(grant: ApprovalRecord) -> Ruling:
+    """What becomes of an open question about a call that an approval of another one covers."""
+    answer = _packed({"decision": "approved"})
+    return Ruling(status="answered", verdict="approved", answer=answer, by=grant.answered_by)
+
+
 def closed(question: ApprovalRecord) -> ApprovalClosed:
     """Why a question cannot be answered any more."""
     verdict = _SAID_TO_BE.get(question.verdict or "", question.verdict)

@@ -25,6 +25,7 @@ from crewai_prod.approval import (
     Approval,
     Decision,
     Form,
+    covered_by,
     decision_of,
     expiry,
     is_expired,
@@ -147,8 +148,8 @@ class Approving:
         """
         self._run.check()
         found = None if anew else self.found(asking)
-        if found is None and asking.kind == TOOL and not anew:
-            found = self._granted(asking)
+        if asking.kind == TOOL and not anew and (found is None or found.verdict is None):
+            found = self._covered(asking, approval, found)
         if found is None:
             found = self._commit(asking, approval)
         if found.verdict is None:
@@ -299,12 +300,21 @@ class Approving:
         self._write(lambda: given.append(work()))
         return given[-1]
 
-    def _granted(self, asking: Asking) -> ApprovalRecord | None:
-        """An approval that covers this call of a tool, too."""
-        if asking.tool is None:
-            return None
-        run, tool = self._run, asking.tool
-        return self._done(lambda: run.journal.grant(run.lease, tool, time.time()))
+    def _covered(
+        self, asking: Asking, approval: Approval, question: ApprovalRecord | None
+    ) -> ApprovalRecord | None:
+        """The question, answered by an approval of another call that covers this one if one does.
+
+        It counts only if whoever gave it may answer here.
+        """
+        run, tool = self._run, asking.tool or ""
+        grant = self._done(lambda: run.journal.grant(run.lease, tool, time.time()))
+        if grant is None or (approval.who and grant.answered_by not in approval.who):
+            return question
+        if question is None:
+            return grant
+        ruling, number = covered_by(grant), question.id
+        return self._done(lambda: run.journal.answer(number, lambda row, _: ruling))
 
     def _commit(self, asking: Asking, approval: Approval, *, scoped: bool = True) -> ApprovalRecord:
         now, run = time.time(), self._run

@@ -469,6 +469,27 @@ def test_what_an_approval_covers(
         assert len(open_journal(journal).approvals()) == asked
 
 
+@pytest.mark.parametrize("who", [(), ("ann",)])
+def test_an_approval_covers_what_was_asked_with_it(tmp_path: Path, who: tuple[str, ...]) -> None:
+    """The questions of calls side by side, too, unless they are for others than who gave it."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    side_by_side = [("charge", {"amount": 1}), ("charge", {"amount": 2})]
+    with Server(Conversation(Rule(lambda turn: calls(side_by_side), answer("done")))) as server:
+        open_ = harden(one_cashier(server, effects, approval=True), journal=journal)
+        with pytest.raises(ApprovalRequired) as caught:
+            open_.kickoff(run_id="r")
+        approve(caught.value.fields["id"], journal, scope="run", by="bob")
+        crew = harden(one_cashier(server, effects, approval=Approval(who=who)), journal=journal)
+        if who:
+            with pytest.raises(ApprovalRequired):
+                crew.kickoff(run_id="r")
+            return
+        crew.kickoff(run_id="r")
+        assert sorted(effects.lines) == ["charge 1", "charge 2"]
+        found = open_journal(journal).approvals()
+        assert {(one.status, one.answered_by) for one in found} == {("answered", "bob")}
+
+
 @pytest.mark.parametrize(
     ("approval", "whys"),
     [
