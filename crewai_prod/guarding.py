@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 import orjson
 
 from crewai_prod import codec, threads
+from crewai_prod.approval import merged
 from crewai_prod.concealing import mask
 from crewai_prod.errors import CrewProdError, GuardRejected, GuardUnavailable
 from crewai_prod.failures import of_the_call
@@ -464,7 +465,7 @@ class Guarding:
             return value
         edited = decision.edited
         if place == "tool_call" and isinstance(edited, dict):
-            edited = {**value, **edited}  # those that change, as with any approval of a call
+            edited = merged(value, edited)  # those that change, as with any approval of a call
         if not fits(place, edited):
             raise self.unusable(place, at, "what a person has put in its place has another form.")
         return edited
