@@ -18,10 +18,12 @@ from crewai.flow.human_feedback import human_feedback
 from pydantic import AfterValidator
 
 from crewai_prod import Approval, Budget, approve, errors, harden, open_journal, reject, tool
+from crewai_prod._crewai.changing import ToolForm
 from crewai_prod.answering import NOTHING
+from crewai_prod.approval import Reply, rule
 from crewai_prod.approving import Approving
 from crewai_prod.errors import ApprovalRequired, BudgetPaused
-from crewai_prod.records import RunStatus
+from crewai_prod.records import ApprovalRecord, RunStatus
 from tests.crews import make_llm
 from tests.integration.parts import (
     MODES,
@@ -575,6 +577,36 @@ def _even(value: int) -> int:
     if value % 2:
         raise ValueError("has to be even")
     return value
+
+
+def test_a_mapping_is_changed_in_either_form() -> None:
+    """As strict models write it, in keys and values, and as what it is."""
+
+    @tool(effect="write")
+    def label(tags: dict[str, int]) -> None:
+        """Label.
+
+        Args:
+            tags: By name.
+        """
+
+    question = ApprovalRecord(
+        id=1,
+        run_id="r",
+        step_id="s",
+        kind="tool",
+        tool="label",
+        status="open",
+        asked_at=0.0,
+        arguments="{}",
+        form=ToolForm(label, frozenset()).schema(),
+    )
+    for tags in ({"a": 1}, [{"key": "a", "value": 1}]):
+        reply = Reply(verdict="approved", edited={"tags": tags}, has_edit=True)
+        assert rule(question, RunStatus.PAUSED, reply).verdict == "approved"
+    reply = Reply(verdict="approved", edited={"tags": {"a": "x"}}, has_edit=True)
+    with pytest.raises(errors.UsageError, match="tags"):
+        rule(question, RunStatus.PAUSED, reply)
 
 
 def test_a_name_that_fits_no_task_is_refused(server: Server, tmp_path: Path) -> None:
