@@ -62,7 +62,7 @@ def approve(
     """
     book = opened(journal)
     given = edit is not NOTHING
-    if book.approval(approval_id).kind == UNKNOWN:
+    if _asked(book, approval_id).kind == UNKNOWN:
         if given == rerun:
             raise UsageError(
                 "Say what became of the call: that it acted, with its result (an edit), or that it "
@@ -111,9 +111,17 @@ def reject(
         CrewProdError: As `approve`.
     """
     book = opened(journal)
-    unknown = book.approval(approval_id).kind == UNKNOWN
+    unknown = _asked(book, approval_id).kind == UNKNOWN
     verdict = "fail" if unknown else "rejected"
     return answered(book, approval_id, Reply(verdict=verdict, note=reason, by=by))
+
+
+def _asked(book: Journal, approval_id: int) -> ApprovalRecord:
+    if isinstance(approval_id, bool) or not isinstance(approval_id, int):
+        raise UsageError(
+            f"{approval_id!r} is not the number of a question; `crewai-prod approvals` lists them."
+        )
+    return book.approval(approval_id)
 
 
 def answered(journal: Journal, approval_id: int, reply: Reply) -> ApprovalRecord:

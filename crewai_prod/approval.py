@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from importlib import import_module
+from itertools import zip_longest
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -279,6 +280,12 @@ def rule(
     )
 
 
+def covered_by(grant: ApprovalRecord) -> Ruling:
+    """What becomes of an open question about a call that an approval of another one covers."""
+    answer = _packed({"decision": "approved"})
+    return Ruling(status="answered", verdict="approved", answer=answer, by=grant.answered_by)
+
+
 def closed(question: ApprovalRecord) -> ApprovalClosed:
     """Why a question cannot be answered any more."""
     verdict = _SAID_TO_BE.get(question.verdict or "", question.verdict)
@@ -364,9 +371,8 @@ def _check_holds(question: ApprovalRecord, reply: Reply) -> None:
             f"The scope {reply.holds!r} is for the approval of a tool's calls as they come."
         )
     minutes = reply.minutes
-    if (reply.holds == "tool") != (minutes is not None) or not (
-        minutes is None or 0 < minutes < float("inf")
-    ):
+    sound = minutes is None or 0 < minutes < float("inf")
+    if (reply.holds == "tool") != (minutes is not None) or not sound:
         raise UsageError("The scope `tool`, and no other, needs a number of minutes, more than 0.")
 
 
@@ -374,6 +380,12 @@ def _check_arguments(question: ApprovalRecord, edited: Any) -> None:
     """A tool's arguments are changed one by one; those that are not named stay."""
     if not isinstance(edited, dict):
         raise UsageError(f"The arguments of {question.tool} are changed by a JSON object.")
+    shown = orjson.loads(question.arguments or "{}")
+    if any(_misplaced(shown.get(name), one) for name, one in edited.items()):
+        raise UsageError(
+            f"{MARK} stands for what you are not shown, and is kept only where it stood, in a text "
+            "that is otherwise the same. Leave that argument out, or say all of it."
+        )
     if question.form is None:
         return
     known = orjson.loads(question.form)
@@ -391,7 +403,7 @@ def _check_values(question: ApprovalRecord, schema: Mapping[str, Any], edited: A
     """Refuse values that the tool's schema excludes; what a schema cannot say, the tool checks."""
     registry = import_module("referencing").Registry()  # what lies elsewhere is not fetched
     validator = import_module("jsonschema").Draft202012Validator(schema, registry=registry)
-    said = {name: value for name, value in edited.items() if value != MARK}
+    said = {name: value for name, value in edited.items() if not _misplaced(None, value)}
     try:
         error = next(validator.iter_errors(said), None)
     except (import_module("referencing.exceptions").Unresolvable, RecursionError):
@@ -409,11 +421,26 @@ def merged(arguments: Mapping[str, Any], edited: Mapping[str, Any]) -> dict[str,
 
 
 def _kept(before: Any, after: Any) -> Any:
-    if after == MARK:
-        return before
+    if isinstance(after, str):
+        return before if MARK in after else after
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         return {name: _kept(before.get(name), one) for name, one in after.items()}
+    if isinstance(before, (list, tuple)) and isinstance(after, list):
+        return [_kept(*pair) for pair in zip_longest(before[: len(after)], after)]
     return after
+
+
+def _misplaced(shown: Any, edited: Any) -> bool:
+    """Whether a mark stands in what a person has changed where none was shown."""
+    if isinstance(edited, str):
+        return MARK in edited and edited != shown
+    if isinstance(edited, Mapping):
+        by_name = shown if isinstance(shown, Mapping) else {}
+        return any(_misplaced(by_name.get(name), one) for name, one in edited.items())
+    if isinstance(edited, list):
+        in_order = shown[: len(edited)] if isinstance(shown, list) else []
+        return any(_misplaced(*pair) for pair in zip_longest(in_order, edited))
+    return False
 
 
 _LIMITS = (

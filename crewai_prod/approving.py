@@ -18,11 +18,14 @@ import orjson
 
 from crewai_prod import codec
 from crewai_prod.approval import (
+    BUDGET,
+    QUESTION,
     TOOL,
     UNKNOWN,
     Approval,
     Decision,
     Form,
+    covered_by,
     decision_of,
     expiry,
     is_expired,
@@ -145,8 +148,8 @@ class Approving:
         """
         self._run.check()
         found = None if anew else self.found(asking)
-        if found is None and asking.kind == TOOL and not anew:
-            found = self._granted(asking)
+        if asking.kind == TOOL and not anew and (found is None or found.verdict is None):
+            found = self._covered(asking, approval, found)
         if found is None:
             found = self._commit(asking, approval)
         if found.verdict is None:
@@ -297,12 +300,21 @@ class Approving:
         self._write(lambda: given.append(work()))
         return given[-1]
 
-    def _granted(self, asking: Asking) -> ApprovalRecord | None:
-        """An approval that covers this call of a tool, too."""
-        if asking.tool is None:
-            return None
-        run, tool = self._run, asking.tool
-        return self._done(lambda: run.journal.grant(run.lease, tool, time.time()))
+    def _covered(
+        self, asking: Asking, approval: Approval, question: ApprovalRecord | None
+    ) -> ApprovalRecord | None:
+        """The question, answered by an approval of another call that covers this one if one does.
+
+        It counts only if whoever gave it may answer here.
+        """
+        run, tool = self._run, asking.tool or ""
+        grant = self._done(lambda: run.journal.grant(run.lease, tool, time.time()))
+        if grant is None or (approval.who and grant.answered_by not in approval.who):
+            return question
+        if question is None:
+            return grant
+        ruling, number = covered_by(grant), question.id
+        return self._done(lambda: run.journal.answer(number, lambda row, _: ruling))
 
     def _commit(self, asking: Asking, approval: Approval, *, scoped: bool = True) -> ApprovalRecord:
         now, run = time.time(), self._run
@@ -373,8 +385,8 @@ _WORDS: Mapping[str, str] = {
     "task_output": "The output of a task needs a person's approval",
     "human_input": "A person's feedback on an answer is asked for",
     "feedback": "A person's feedback on what a flow has made is asked for",
-    "question": "A person is asked a question",
-    "guard": "A guard wants a person to decide",
+    QUESTION: "A person is asked: {facts}",
+    "guard": "Guard {guard!r} wants a person to decide: {reason}",
     "budget": "A limit may be raised by a person",
     UNKNOWN: "Whether {tool!r} has acted is not known",
 }
@@ -382,7 +394,7 @@ _WORDS: Mapping[str, str] = {
 
 def required(question: ApprovalRecord, journal: str) -> ApprovalRequired:
     """What a run is stopped with that waits for an answer."""
-    what = _WORDS.get(question.kind, "A person has to decide").format(tool=question.tool)
+    what = _what(question)
     remark = f" {question.remark}" if question.remark else ""
     return ApprovalRequired(
         f"{what} (question {question.id}).{remark}",
@@ -392,6 +404,30 @@ def required(question: ApprovalRecord, journal: str) -> ApprovalRequired:
         reason="approval",
         **facts_of(question, journal),
     )
+
+
+def _what(question: ApprovalRecord) -> str:
+    """What is asked, in words."""
+    asked = orjson.loads(question.arguments or "{}")
+    if question.kind == QUESTION and question.why == "model":
+        return f"Agent {question.agent!r} asks a person: {asked.get('question')}"
+    if question.kind == QUESTION and question.why in ("failures", "budget", "loop"):
+        return f"A person decides whether the run goes on; {question.why}: {question.arguments}"
+    return _WORDS.get(question.kind, "A person has to decide").format(
+        tool=question.tool,
+        why=question.why,
+        facts=question.arguments,
+        guard=asked.get("guard"),
+        reason=asked.get("reason"),
+    )
+
+
+def yes(question: ApprovalRecord) -> str:
+    """The arguments of `crewai-prod approve` that answer a question; NUMBER is to be filled in."""
+    if question.kind != BUDGET:
+        return f"{question.id}"
+    limit = orjson.loads(question.arguments or "{}").get("limit")
+    return f"{question.id} --edit '{{\"{limit}\": NUMBER}}'"
 
 
 def facts_of(question: ApprovalRecord, journal: str) -> dict[str, Any]:
@@ -405,6 +441,6 @@ def facts_of(question: ApprovalRecord, journal: str) -> dict[str, Any]:
         "arguments": question.arguments,
         "who": who_may(question),
         "expires_at": question.expires_at,
-        "approve": f"crewai-prod approve {question.id} {where}",
+        "approve": f"crewai-prod approve {yes(question)} {where}",
         "reject": f"crewai-prod reject {question.id} --reason TEXT {where}",
     }

@@ -116,8 +116,13 @@ class CrewProdError(Exception):
             )
             if value is not None
         )
-        text = f"{self.message} ({where})" if where else self.message
-        return f"{text}\nContinue with: {self.resume}" if self.resume else text
+        lines = [f"{self.message} ({where})" if where else self.message]
+        if "approve" in self.fields:
+            lines.append(f"Answer with: {self.fields['approve']}")
+            lines.append(f"         or: {self.fields['reject']}")
+        if self.resume:
+            lines.append(f"Continue with: {self.resume}")
+        return "\n".join(lines)
 
     def facts(self) -> dict[str, Any]:
         """The error as plain values for logs, the journal and `--json`."""

@@ -1,4 +1,4 @@
-"""Failures of model calls as JSON and back, and what a failed call was billed.
+"""Failures of calls as JSON and back, whose they are, and what a failed call was billed.
 
 A replayed failure has the class it had, as long as that class is a builtin, crewai's or one of the
 SDKs' listed here: they are found by name among the subclasses of a fixed root, nothing is imported
@@ -8,7 +8,9 @@ name and the text, a prompt perhaps, is to be the same again.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -167,3 +169,43 @@ def _usage_in(response: Any) -> dict[str, Any] | None:
         return None
     usage = body.get("usage") if isinstance(body, dict) else None
     return usage if isinstance(usage, dict) else None
+
+
+def of_the_call(error: BaseException, *, on_loop: bool) -> bool:
+    """Whether what a body raised is its own failure; else it is the end of something larger.
+
+    A person's Ctrl-C, a signal's handler that exits, and the cancellation of the task around end
+    the run, which can be resumed. `SystemExit` and `CancelledError` that a tool or a guard makes
+    up are failures of its own.
+
+    Args:
+        error: What the body raised.
+        on_loop: Whether it was awaited.
+    """
+    if isinstance(error, Exception):
+        return True
+    if isinstance(error, SystemExit):
+        return not _raised_by_signal(error)
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task() if on_loop else None
+        return task is None or task.cancelling() == 0
+    return isinstance(error, GeneratorExit) and not on_loop
+
+
+def _raised_by_signal(error: BaseException) -> bool:
+    """Whether the code of a signal's handler is on the way that an exception has come."""
+    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code_of(handler: Any) -> Any:
+    """The code of a handler that is written in Python: a function, a method or a callable."""
+    if not callable(handler):
+        return None
+    function = getattr(handler, "__func__", handler)
+    return getattr(function, "__code__", getattr(type(handler).__call__, "__code__", None))

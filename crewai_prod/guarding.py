@@ -30,8 +30,10 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 import orjson
 
 from crewai_prod import codec, threads
+from crewai_prod.approval import merged
 from crewai_prod.concealing import mask
 from crewai_prod.errors import CrewProdError, GuardRejected, GuardUnavailable
+from crewai_prod.failures import of_the_call
 from crewai_prod.guards._pipeline import Chains, chains, fits, is_verdict
 from crewai_prod.guards._types import (
     Allow,
@@ -331,9 +333,9 @@ class Guarding:
             Refusal: It may not pass.
             CrewProdError: Nobody can say, or a person is to be asked.
         """
-        record = self._recorded(guard, place, at, judged)
+        record, failure = self._recorded(guard, place, at, judged), None
         if record is None:
-            record = self._ask(guard, place, value, at, judged)
+            record, failure = self._ask(guard, place, value, at, judged)
             said.append(record)
             self._run.log.guard_verdict(record, task=at.scope.task_name, agent=at.scope.agent)
         if _reports(record):
@@ -350,7 +352,7 @@ class Guarding:
             case VerdictKind.UNAVAILABLE if guard.fail == "closed":
                 raise self._unavailable(
                     f"Guard {guard.name!r} could not check {_WHAT[place]}: {reason}", at, guard.name
-                )
+                ) from failure
         return value
 
     def _recorded(self, guard: Guard, place: Place, at: At, judged: str) -> GuardRecord | None:
@@ -363,8 +365,10 @@ class Guarding:
         unknown = record.verdict is VerdictKind.UNAVAILABLE
         return None if unknown and guard.fail == "closed" else record
 
-    def _ask(self, guard: Guard, place: Place, value: Any, at: At, judged: str) -> GuardRecord:
-        """Have a guard judge.
+    def _ask(
+        self, guard: Guard, place: Place, value: Any, at: At, judged: str
+    ) -> tuple[GuardRecord, BaseException | None]:
+        """Have a guard judge: what it says, or that it could not and why.
 
         Raises:
             CrewProdError: The run was stopped, by the guard's own model calls perhaps.
@@ -372,10 +376,17 @@ class Guarding:
         self._run.check()
         began, at_ms = time.time(), time.perf_counter()
         kind, reason, changed = VerdictKind.UNAVAILABLE, "", None
+        failure: BaseException | None = None
         try:
-            verdict = self._call(guard, value, self._context(place, at), at.scope, judged)
+            given = _apart(value)
+            verdict = self._call(guard, given, self._context(place, at), at.scope, judged)
+            if isinstance(verdict, Allow) and given is not value and given != value:
+                raise TypeError("it changed the value itself and allowed it; say Modify(value)")
             kind, reason, changed = _read(verdict, place, value)
-        except Exception as error:  # whatever it is, the value is unchecked
+        except BaseException as error:  # whatever it is, the value is unchecked
+            if not of_the_call(error, on_loop=False):
+                raise
+            failure = error
             if self._run.stopped is not None and self._run.refused(error):
                 raise self._run.stopped from error
             reason = f"{type(error).__name__}: {codec.text_of(error)}"
@@ -398,7 +409,7 @@ class Guarding:
         )
         with self._lock:
             self._known[_key(record)] = record
-        return record
+        return record, failure
 
     def _call(
         self, guard: Guard, value: Any, context: GuardContext, scope: Scope, judged: str
@@ -454,7 +465,7 @@ class Guarding:
             return value
         edited = decision.edited
         if place == "tool_call" and isinstance(edited, dict):
-            edited = {**value, **edited}  # those that change, as with any approval of a call
+            edited = merged(value, edited)  # those that change, as with any approval of a call
         if not fits(place, edited):
             raise self.unusable(place, at, "what a person has put in its place has another form.")
         return edited
@@ -528,6 +539,13 @@ def _read(verdict: Any, place: Place, value: Any) -> tuple[VerdictKind, str, str
     return kind, codec.text_of(reason), _stored(verdict.value, value)
 
 
+def _apart(value: Any) -> Any:
+    """A value for a guard to look at: what it does to it changes nothing but what it hands back."""
+    if isinstance(value, dict):
+        return {key: _apart(one) for key, one in value.items()}
+    return [_apart(one) for one in value] if isinstance(value, list) else value
+
+
 def _stored(after: Any, before: Any) -> str:
     """A modified value as it is recorded: of a list of the same length, what differs."""
     if isinstance(after, list) and isinstance(before, list) and len(after) == len(before):
@@ -546,20 +564,29 @@ def _revived(stored: str | None, before: Any) -> Any:
 def _awaited(said: Any, home: asyncio.AbstractEventLoop | None) -> Verdict:
     """What an asynchronous guard says: on the loop that waits for it, else on one of its own."""
 
-    async def wait() -> Verdict:
-        return cast(Verdict, await said)
+    async def wait() -> tuple[Any, BaseException | None]:
+        try:
+            return await said, None
+        except BaseException as error:
+            if not of_the_call(error, on_loop=True):
+                raise
+            return None, error  # raised in there, `SystemExit` would end the loop
 
     try:
         here = asyncio.get_running_loop()
     except RuntimeError:
         here = None
     if home is not None and home is not here and home.is_running():
-        return asyncio.run_coroutine_threadsafe(wait(), home).result()
-    if here is None:
-        return asyncio.run(wait())
-    context = contextvars.copy_context()
-    with ThreadPoolExecutor(1, thread_name_prefix="crewai-prod-guard") as alone:
-        return alone.submit(context.run, asyncio.run, wait()).result()
+        verdict, failure = asyncio.run_coroutine_threadsafe(wait(), home).result()
+    elif here is None:
+        verdict, failure = asyncio.run(wait())
+    else:
+        context = contextvars.copy_context()
+        with ThreadPoolExecutor(1, thread_name_prefix="crewai-prod-guard") as alone:
+            verdict, failure = alone.submit(context.run, asyncio.run, wait()).result()
+    if failure is not None:
+        raise failure
+    return cast(Verdict, verdict)
 
 
 def _beside(guard: Guard, scope: Scope, judged: str) -> Scope:

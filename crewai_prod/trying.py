@@ -10,9 +10,7 @@ What is decided here is committed before anyone hears of it. Knows nothing of cr
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -30,7 +28,7 @@ from crewai_prod.errors import (
     ToolTimeout,
     ToolUnavailable,
 )
-from crewai_prod.failures import describe, said_by
+from crewai_prod.failures import describe, of_the_call, said_by
 from crewai_prod.provider_errors import classify
 from crewai_prod.records import StepKind
 from crewai_prod.replay import AGAIN
@@ -269,43 +267,3 @@ class Trying:
         """What is told of the call, without what is not to be shown."""
         hidden = self.options.sensitive
         return conceal(told, self.arguments, hidden) if hidden else told
-
-
-def of_the_call(error: BaseException, *, on_loop: bool) -> bool:
-    """Whether what a body raised is its own failure; else it is the end of something larger.
-
-    A person's Ctrl-C, a signal's handler that exits, and the cancellation of the task around end
-    the run, which can be resumed. `SystemExit` and `CancelledError` that a tool makes up end only
-    its call.
-
-    Args:
-        error: What the body raised.
-        on_loop: Whether it was awaited.
-    """
-    if isinstance(error, Exception):
-        return True
-    if isinstance(error, SystemExit):
-        return not _raised_by_signal(error)
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task() if on_loop else None
-        return task is None or task.cancelling() == 0
-    return isinstance(error, GeneratorExit) and not on_loop
-
-
-def _raised_by_signal(error: BaseException) -> bool:
-    """Whether the code of a signal's handler is on the way that an exception has come."""
-    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code in codes:
-            return True
-        trace = trace.tb_next
-    return False
-
-
-def _code_of(handler: Any) -> Any:
-    """The code of a handler that is written in Python: a function, a method or a callable."""
-    if not callable(handler):
-        return None
-    function = getattr(handler, "__func__", handler)
-    return getattr(function, "__code__", getattr(type(handler).__call__, "__code__", None))

@@ -24,7 +24,7 @@ from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, seam_of, take_over
 from crewai_prod._crewai.usage import read_metrics
 from crewai_prod.cancelling import cancel
-from crewai_prod.errors import CrewProdError, ToolFailed
+from crewai_prod.errors import ToolFailed
 from crewai_prod.kickoff import Kickoff, place_around, whatever_happens, with_cause
 from crewai_prod.options import Options
 from crewai_prod.outcomes import UnknownPolicy
@@ -276,10 +276,11 @@ class _AgentWork:
         try:
             self.run.check()
             result = released(self.run, self.scope, self._path, result)
-        except CrewProdError as refusal:
+        except BaseException as error:
             if self.kickoff is None:
                 raise
-            raise self._fail(refusal) from refusal.__cause__
+            seen = with_cause(self._fail(error), error)
+            raise seen from seen.__cause__
         usage = self.run.usage if self.kickoff is not None else self.run.usage_within(self.scope)
         result.usage_metrics = read_metrics(usage).model_dump()
         if self.kickoff is None:

@@ -36,9 +36,24 @@ class ToolForm:
         if kind is None:
             return None
         try:
-            return orjson.dumps(kind.model_json_schema()).decode()
+            return orjson.dumps(self._either(kind.model_json_schema())).decode()
         except (PydanticInvalidForJsonSchema, PydanticUserError, TypeError):
             return None
+
+    def _either(self, shown: dict[str, Any]) -> dict[str, Any]:
+        """A schema in which mappings may be said as models are shown them, and as what they are.
+
+        The tool takes both, and a person sees the one that the model has chosen.
+        """
+        if self._inputs is None:
+            return shown
+        meant = self._inputs.meaning_.schema
+        known = meant.get("properties", {})
+        properties = {
+            name: {"anyOf": [one, known[name]]} if name in known and _maps(known[name]) else one
+            for name, one in shown["properties"].items()
+        }
+        return {**shown, "$defs": meant.get("$defs", {}), "properties": properties}
 
     def fits(self, arguments: dict[str, Any]) -> bool:
         """Whether the tool would be called with these; if not, nobody need be asked."""
@@ -80,3 +95,13 @@ class ToolForm:
         except Unfit as error:
             raise ToolInputInvalid(told(error.misfits), tool=self._tool.name) from None
         return arguments
+
+
+def _maps(node: Any) -> bool:
+    """Whether there may be a mapping with any keys in what a schema describes."""
+    if isinstance(node, list):
+        return any(map(_maps, node))
+    if not isinstance(node, dict):
+        return False
+    open_ended = node.get("additionalProperties", False) is not False
+    return open_ended or "$ref" in node or any(map(_maps, node.values()))

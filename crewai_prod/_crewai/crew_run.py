@@ -19,7 +19,6 @@ from crewai_prod._crewai.outputs import decode_kickoff, decode_output, encode_ki
 from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, original_of, put, put_private, seam_of
 from crewai_prod._crewai.usage import read_metrics
-from crewai_prod.errors import CrewProdError
 from crewai_prod.kickoff import Kickoff, whatever_happens, with_cause
 from crewai_prod.records import Opened, Usage
 from crewai_prod.run import Run
@@ -164,9 +163,11 @@ class CrewSeam(NestedCrewSeam):
             raise self.failed(crew, self.run.stopped)
         try:
             result = self.released(crew, result)
-        except CrewProdError as refusal:
-            raise self.failed(crew, refusal) from refusal.__cause__
-        self.kickoff.complete(encode_kickoff(result, self.made))
+            stored = encode_kickoff(result, self.made)
+        except BaseException as error:  # noqa: BLE001 - recorded, then raised
+            seen = with_cause(self.failed(crew, error), error)
+            raise seen from seen.__cause__
+        self.kickoff.complete(stored)
         if self.made is not None:  # an answer may have come late, and is on the bill
             self.made.token_usage = crew.calculate_usage_metrics()
         self.workshop.caches.publish()

@@ -30,7 +30,7 @@ from crewai_prod._crewai.stop import unwrapped
 from crewai_prod._crewai.takeover import Seamed, put_private, seam_of
 from crewai_prod._crewai.usage import read_metrics
 from crewai_prod.approval import FEEDBACK, QUESTION
-from crewai_prod.errors import CrewProdError, RunPaused
+from crewai_prod.errors import RunPaused
 from crewai_prod.kickoff import Kickoff, attach_finished, whatever_happens, with_cause
 from crewai_prod.records import Usage
 from crewai_prod.run import Run
@@ -148,9 +148,10 @@ class FlowSeam:
             return result
         try:
             result = released(self.run, self.scope, self._path, result)
-        except CrewProdError as refusal:
-            raise self.failed(flow, refusal) from refusal.__cause__
-        stored = encode_end(flow, result)
+            stored = encode_end(flow, result)
+        except BaseException as error:  # noqa: BLE001 - recorded, then raised
+            seen = with_cause(self.failed(flow, error), error)
+            raise seen from seen.__cause__
         self.run.finish_task(_THE_FLOW, None, stored)
         self.kickoff.complete(stored)
         self.show(flow)

@@ -24,7 +24,7 @@ from crewai_prod.cli._errors import (
     resume_command,
     way_out,
 )
-from crewai_prod.cli._output import print_json, safe
+from crewai_prod.cli._output import print_json, safe, short
 from crewai_prod.cli._report import Report
 from crewai_prod.cli.show import how_to_go_on, usage_line
 from crewai_prod.errors import CrewProdError, RunCancelled, RunInterrupted, RunPaused
@@ -100,6 +100,8 @@ class Execution:
         hint = way_out(error)
         if hint and not report.questions:
             click.echo(safe(hint), err=True)
+        for one in report.finished():
+            click.echo(f"Finished: {safe(one['task'])}: {short(one['output'], 200)}", err=True)
         for line in how_to_go_on(report, journal.location, self.target):
             click.echo(line, err=True)
 
@@ -120,6 +122,7 @@ class Execution:
             "output": str(output) if error is None else None,
             "usage": report.usage(),
             "error": None if error is None else error_facts(error),
+            "finished": report.finished(),
             "resume": command if RunStatus.RUNNING in LEGAL[status] else None,
             "journal": journal.location,
             "log": None if log is None else str(log),

@@ -25,6 +25,7 @@ from crewai_prod.records import (
     StepRecord,
     StepStatus,
     TaskRecord,
+    TaskStatus,
     Usage,
     VerdictKind,
 )
@@ -150,6 +151,13 @@ class Report:
             "verdicts": [self._verdict(verdict) for verdict in self.verdicts],
         }
 
+    def finished(self) -> list[dict[str, Any]]:
+        """The tasks whose output stands, in order."""
+        done = [task for task in self.tasks if task.status is TaskStatus.DONE]
+        return [
+            {"task": task.name, "agent": task.agent, "output": output_of(task)} for task in done
+        ]
+
     def _verdict(self, verdict: GuardRecord) -> dict[str, Any]:
         return {
             "guard": verdict.guard,
@@ -172,6 +180,7 @@ class Report:
             "name": task.name,
             "agent": task.agent,
             "status": task.status.value,
+            "output": output_of(task),
             "started_at": iso(task.started_at),
             "finished_at": iso(task.finished_at),
             "input_tokens": usage.input_tokens,
@@ -211,6 +220,13 @@ def shown(stored: str | None) -> Any:
         return redact(codec.from_tree(orjson.loads(stored)))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):  # not written by us
         return redact(stored)
+
+
+def output_of(task: TaskRecord) -> str | None:
+    """What a task has put out, as text and without secrets."""
+    output = shown(task.output)
+    raw = output.get("raw", output) if isinstance(output, dict) else output
+    return raw if raw is None or isinstance(raw, str) else codec.text_of(raw)
 
 
 def error_line(stored: str | None) -> str:

@@ -156,7 +156,8 @@ class _Desk:
         return await run_in_threadpool(self._answer, request, said, form)
 
     def _answer(self, request: Request, said: dict[str, Any], form: bool) -> Response:
-        token = said.pop("t", None) or request.query_params.get("t")
+        token = _text(said, "t") or request.query_params.get("t")
+        said.pop("t", None)
         question, by = self._asked(request, token)
         if question.who and by is None:
             raise AnswerNotAllowed("This question needs a token that stands for somebody.")

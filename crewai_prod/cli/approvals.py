@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from crewai_prod.approval import HUMAN_INPUT, QUESTION, UNKNOWN, is_expired, who_may
+from crewai_prod.approving import yes
 from crewai_prod.cli._errors import program, resume_command
 from crewai_prod.cli._options import journal_command, read_journal
 from crewai_prod.cli._output import clock, iso, print_json, print_table, safe, short
@@ -217,7 +218,6 @@ def what(question: ApprovalRecord) -> str:
 def question_lines(question: ApprovalRecord, journal: str, resume: str) -> Iterator[str]:
     """A question of a run, and the commands that answer it."""
     where = f"--journal {shlex.quote(safe(journal))}"
-    number = f"{question.id} {where}"
     if question.kind == UNKNOWN:
         yield (
             f"Waits for an answer: did {safe(question.tool)} with {short(what(question), 200)} "
@@ -229,8 +229,8 @@ def question_lines(question: ApprovalRecord, journal: str, resume: str) -> Itera
     yield f"Waits for an answer to question {question.id}{who}: {short(about, 200)}"
     if question.remark:
         yield f"  {short(question.remark, 200)}"
-    yield f"  approve          {program()} approve {number}"
-    yield f"  reject           {program()} reject {number} --reason TEXT"
+    yield f"  approve          {program()} approve {yes(question)} {where}"
+    yield f"  reject           {program()} reject {question.id} {where} --reason TEXT"
     yield f"  then             {resume}"
 
 

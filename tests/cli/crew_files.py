@@ -10,7 +10,7 @@ from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, listen, start
 from crewai.tools import tool
 from crewai.project import CrewBase, agent, crew, task
-from crewai_prod import harden
+from crewai_prod import Budget, harden
 from crewai_prod.testing import ScriptedLLM
 
 @tool
@@ -51,6 +51,15 @@ hardened = harden(make(), journal="own.db", tools=tools)
 @harden(journal="own.db", tools=tools)
 def hardened_function():
     return make()
+
+def bounded():
+    llm = ScriptedLLM(lambda messages, tools: "Thought: done\\nFinal Answer: counted")
+    clerk = Agent(role="Clerk", goal="g", backstory="b", llm=llm)
+    count = Task(name="count", description="Count", expected_output="r", agent=clerk)
+    pay = make()
+    bill = pay.tasks[0]
+    bounded = Crew(name="desk", agents=[clerk, *pay.agents], tasks=[count, bill])
+    return harden(bounded, budget=Budget(max_llm_calls=2, on_limit="pause"))
 
 def not_a_crew():
     return 5

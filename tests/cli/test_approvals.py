@@ -197,7 +197,15 @@ def test_http_answers(book: Book, lease: Lease, client: TestClient) -> None:
     claims = {"decision": "approve", "by": "ann"}
     assert client.post(f"/approvals/{second}", json=claims, headers=nobody).status_code == 403
     assert client.post(f"/approvals/{second}", json=claims, headers=ann).status_code == 400
-    for wrong in (b"", b"[]", b"{", b"[" * 50_000, b'{"decision": 1}', b'{"decision":"yes"}'):
+    for wrong in (
+        b"",
+        b"[]",
+        b"{",
+        b"[" * 50_000,
+        b'{"decision": 1}',
+        b'{"decision":"yes"}',
+        b'{"t": 5}',
+    ):
         sent = client.post(f"/approvals/{second}", content=wrong, headers=ann)
         assert sent.status_code == 400, wrong[:20]
     large = b" " * (MOST_BYTES + 1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import resource
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -178,6 +180,23 @@ def test_a_failed_run_in_json(cli: Cli, desk: str, tmp_path: Path) -> None:
     assert (failed["status"], failed["output"]) == ("failed", None)
     assert failed["error"]["type"] == "RuntimeError"
     assert failed["resume"].startswith("crewai-prod resume r1 ")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_stopped_run_is_handed_back(cli: Cli, desk: str, as_json: bool) -> None:
+    """What is finished, why it stopped, and commands that work as they are printed."""
+    asked = ("run", f"{desk}:bounded", "-i", "who=ann", "--run-id", "r1")
+    if as_json:
+        stopped = _json(cli, *asked, status=3)
+        assert stopped["finished"] == [{"task": "count", "agent": "Clerk", "output": "counted"}]
+        assert "max_llm_calls is 2" in stopped["error"]["message"]
+        return
+    said = cli(*asked, status=3).stderr
+    assert "Finished: count: counted" in said
+    assert "max_llm_calls is 2" in said
+    found = dict(re.findall(r"^  (\w+) +crewai-prod (.*)$", said, re.M))
+    cli(*shlex.split(found["approve"].replace("NUMBER", "9")))
+    assert "receipt 5" in cli(*shlex.split(found["then"])).stdout
 
 
 def test_the_traceback_of_the_users_code_on_request(cli: Cli, desk: str, tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ from crewai.flow.human_feedback import human_feedback
 from pydantic import AfterValidator
 
 from crewai_prod import Approval, Budget, approve, errors, harden, open_journal, reject, tool
+from crewai_prod._crewai.changing import ToolForm
 from crewai_prod.answering import NOTHING
+from crewai_prod.approval import Reply, rule
 from crewai_prod.approving import Approving
 from crewai_prod.errors import ApprovalRequired, BudgetPaused
-from crewai_prod.records import RunStatus
+from crewai_prod.records import ApprovalRecord, RunStatus
 from tests.crews import make_llm
 from tests.integration.parts import (
     MODES,
@@ -469,6 +471,27 @@ def test_what_an_approval_covers(
         assert len(open_journal(journal).approvals()) == asked
 
 
+@pytest.mark.parametrize("who", [(), ("ann",)])
+def test_an_approval_covers_what_was_asked_with_it(tmp_path: Path, who: tuple[str, ...]) -> None:
+    """The questions of calls side by side, too, unless they are for others than who gave it."""
+    journal, effects = tmp_path / "runs.db", Effects(tmp_path)
+    side_by_side = [("charge", {"amount": 1}), ("charge", {"amount": 2})]
+    with Server(Conversation(Rule(lambda turn: calls(side_by_side), answer("done")))) as server:
+        open_ = harden(one_cashier(server, effects, approval=True), journal=journal)
+        with pytest.raises(ApprovalRequired) as caught:
+            open_.kickoff(run_id="r")
+        approve(caught.value.fields["id"], journal, scope="run", by="bob")
+        crew = harden(one_cashier(server, effects, approval=Approval(who=who)), journal=journal)
+        if who:
+            with pytest.raises(ApprovalRequired):
+                crew.kickoff(run_id="r")
+            return
+        crew.kickoff(run_id="r")
+        assert sorted(effects.lines) == ["charge 1", "charge 2"]
+        found = open_journal(journal).approvals()
+        assert {(one.status, one.answered_by) for one in found} == {("answered", "bob")}
+
+
 @pytest.mark.parametrize(
     ("approval", "whys"),
     [
@@ -554,6 +577,36 @@ def _even(value: int) -> int:
     if value % 2:
         raise ValueError("has to be even")
     return value
+
+
+def test_a_mapping_is_changed_in_either_form() -> None:
+    """As strict models write it, in keys and values, and as what it is."""
+
+    @tool(effect="write")
+    def label(tags: dict[str, int]) -> None:
+        """Label.
+
+        Args:
+            tags: By name.
+        """
+
+    question = ApprovalRecord(
+        id=1,
+        run_id="r",
+        step_id="s",
+        kind="tool",
+        tool="label",
+        status="open",
+        asked_at=0.0,
+        arguments="{}",
+        form=ToolForm(label, frozenset()).schema(),
+    )
+    for tags in ({"a": 1}, [{"key": "a", "value": 1}]):
+        reply = Reply(verdict="approved", edited={"tags": tags}, has_edit=True)
+        assert rule(question, RunStatus.PAUSED, reply).verdict == "approved"
+    reply = Reply(verdict="approved", edited={"tags": {"a": "x"}}, has_edit=True)
+    with pytest.raises(errors.UsageError, match="tags"):
+        rule(question, RunStatus.PAUSED, reply)
 
 
 def test_a_name_that_fits_no_task_is_refused(server: Server, tmp_path: Path) -> None:

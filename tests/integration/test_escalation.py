@@ -15,7 +15,7 @@ from crewai_prod.approval import Approval
 from crewai_prod.errors import ApprovalRequired, EscalationRejected, LoopDetected, UsageError
 from crewai_prod.records import RunStatus
 from tests.crews import make_llm
-from tests.integration.parts import MODES, PATHS, Mode, go
+from tests.integration.parts import MODES, PATHS, Killed, Mode, go, killed
 from tests.openai_server import Conversation, Rule, Server, answer, use
 
 ALWAYS = Conversation(Rule(use("look", {"topic": "tides"})))
@@ -170,6 +170,32 @@ def test_an_agent_asks_by_itself(tmp_path: Path, path: str, mode: Mode) -> None:
         assert go(crew, mode, run_id="r").raw == "They answer: The spring tide."
         assert len(server.requests) == 2
         assert go(crew, mode, run_id="r").raw == "They answer: The spring tide."
+
+
+@pytest.mark.parametrize("point", ["commit.before:ask", "commit.after:ask"])
+@pytest.mark.parametrize("why", ["failures", "model"])
+def test_killed_around_the_question(tmp_path: Path, why: str, point: str) -> None:
+    """Asked once, answered once, told once; nothing is sent again."""
+    failing = why == "failures"
+    rules = Escalation(after_failures=2) if failing else Escalation(ask_human=True)
+    with Server(STUBBORN if failing else ASKS) as server:
+
+        def kick() -> Any:
+            crew = make_crew(server, "native", look)
+            return harden(crew, journal=tmp_path / "j.db", escalation=rules).kickoff(run_id="r")
+
+        with pytest.raises(Killed):
+            killed(kick, 1, point)
+        with pytest.raises(ApprovalRequired) as caught:
+            kick()
+        approve(caught.value.fields["id"], tmp_path / "j.db", note="a spring tide")
+        with pytest.raises(Killed):
+            killed(kick, 1, "commit.after:open_run")
+        kick()
+        assert asked(open_journal(tmp_path / "j.db")) == [("question", why, "answered")]
+        assert len(server.requests) == (4 if failing else 2)
+        told = [str(one.body["messages"]).count("a spring tide") for one in server.requests]
+        assert sum(told) == 1
 
 
 def test_nobody_answers_in_time(tmp_path: Path) -> None:

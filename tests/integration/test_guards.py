@@ -313,6 +313,36 @@ def test_a_guard_that_fails_lets_nothing_pass(
     assert (len(server.requests), effects.lines) == (REQUESTS, ALL)
 
 
+class Halt(BaseException):
+    """What nobody catches: the end of the process, say."""
+
+
+@pytest.mark.parametrize("mode", TWO)
+@pytest.mark.parametrize("failure", [SystemExit(0), asyncio.CancelledError(), Halt()])
+def test_a_guard_that_tries_to_end_the_process(
+    tmp_path: Path, server: Server, effects: Effects, mode: Mode, failure: BaseException
+) -> None:
+    """It has not judged either; whatever comes out of it, the run can be resumed at once."""
+    broken = ["final_output", "model_output"]
+
+    @guard("model_output", "final_output")
+    async def check(value: Any, context: GuardContext) -> Allow:
+        if context.place in broken:
+            broken.remove(context.place)
+            raise failure
+        return Allow()
+
+    crew = harden(make_crew(server, effects), journal=tmp_path / "j.db", guards=[check])
+    expected = Halt if isinstance(failure, Halt) else GuardUnavailable
+    for asked in (1, REQUESTS):
+        with pytest.raises(expected) as caught:
+            go(crew, mode, inputs={"who": "ann"}, run_id="r")
+        assert caught.value is failure or caught.value.__cause__ is failure
+        assert len(server.requests) == asked
+    assert go(crew, mode, inputs={"who": "ann"}, run_id="r").raw == "sent to ann"
+    assert (len(server.requests), effects.lines) == (REQUESTS, ALL)
+
+
 def test_a_guard_may_fail_open(tmp_path: Path, server: Server, effects: Effects) -> None:
     """Only where it is declared; that the value was not checked is on record."""
 
@@ -338,6 +368,33 @@ def test_what_cannot_take_the_place_of_a_value(
     with pytest.raises(GuardUnavailable, match="another form"):
         crew.kickoff(inputs={"who": "ann"})
     assert effects.lines == []
+
+
+def test_a_guard_that_changes_the_value_itself(
+    tmp_path: Path, server: Server, effects: Effects
+) -> None:
+    """What it says counts: a change it hands back holds after a kill, one it allows is none."""
+    allows: list[bool] = []
+
+    @guard("model_output")
+    def rename(answer: Any, context: GuardContext) -> Allow | Modify:
+        if isinstance(answer, list) and answer[0]["name"] == "send":
+            answer[0]["arguments"]["to"] = "bob"
+        return Allow() if allows else Modify(answer)
+
+    crew = harden(make_crew(server, effects), journal=tmp_path / "j.db", guards=[rename])
+
+    def kickoff() -> Any:
+        return crew.kickoff(inputs={"who": "ann"}, run_id="r")
+
+    with pytest.raises(Killed):
+        killed(kickoff, REQUESTS)
+    assert kickoff().raw == "sent to ann"
+    assert effects.lines == [*ALL[:2], "send bob"]
+    allows.append(True)
+    with pytest.raises(GuardUnavailable, match=r"say Modify\(value\)"):
+        crew.kickoff(inputs={"who": "ann"}, run_id="s")
+    assert effects.lines.count("send ann") == 0
 
 
 # -- what a person decides -------------------------------------------------------------------------

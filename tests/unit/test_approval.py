@@ -131,6 +131,7 @@ def test_an_answer_decides() -> None:
         (asked(), PAUSED, Reply(verdict="approved", edited=[7], has_edit=True), UsageError),
         (asked(), PAUSED, Reply(verdict="approved", holds="tool"), UsageError),
         (asked(), PAUSED, Reply(verdict="approved", holds="tool", minutes=-1), UsageError),
+        (asked(), PAUSED, Reply(verdict="approved", holds="tool", minutes=1e999), UsageError),
         (asked(), PAUSED, Reply(verdict="approved", holds="run", minutes=1), UsageError),
         (asked(), PAUSED, Reply(verdict="approved", minutes=1), UsageError),
         (asked(), PAUSED, Reply(verdict="approved", holds="world"), UsageError),
@@ -185,11 +186,12 @@ FORM = json.dumps(
 def test_changed_arguments_have_to_fit_the_tool(edited: dict[str, Any], fits: bool) -> None:
     """As far as its schema says: when they are given, not when the run is resumed."""
     reply = Reply(verdict="approved", edited=edited, has_edit=True)
+    question = asked(form=FORM, arguments=json.dumps({"amount": MARK}))
     if fits:
-        assert rule(asked(form=FORM), PAUSED, reply).verdict == "approved"
+        assert rule(question, PAUSED, reply).verdict == "approved"
         return
     with pytest.raises(UsageError, match="charge"):
-        rule(asked(form=FORM), PAUSED, reply)
+        rule(question, PAUSED, reply)
 
 
 def test_a_schema_that_points_elsewhere_is_not_followed() -> None:
@@ -201,9 +203,37 @@ def test_a_schema_that_points_elsewhere_is_not_followed() -> None:
 
 def test_a_change_keeps_what_it_does_not_name() -> None:
     """A mark in the place of a secret stands for the secret."""
-    before = {"amount": 7, "card": "4111", "to": {"name": "ann", "pin": 1}}
-    after = merged(before, {"amount": 5, "card": MARK, "to": {"name": "ben", "pin": MARK}})
-    assert after == {"amount": 5, "card": "4111", "to": {"name": "ben", "pin": 1}}
+    before = {"amount": 7, "card": "4111", "to": {"name": "ann", "pin": 1}, "cc": ["ann", "key"]}
+    to = {"name": "ben", "pin": MARK}
+    after = merged(before, {"amount": 5, "card": MARK, "to": to, "cc": ["ben", f"a {MARK}", "c"]})
+    assert after == {
+        "amount": 5,
+        "card": "4111",
+        "to": {"name": "ben", "pin": 1},
+        "cc": ["ben", "key", "c"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("edited", "kept"),
+    [
+        ({"cc": ["ben", MARK]}, True),
+        ({"cc": [MARK, "ben"]}, False),
+        ({"cc": ["ann", MARK, MARK]}, False),
+        ({"body": f"key {MARK}"}, True),
+        ({"body": f"key {MARK}!"}, False),
+        ({"other": {"pin": MARK}}, False),
+    ],
+)
+def test_a_mark_is_kept_where_it_was_shown(edited: dict[str, Any], kept: bool) -> None:
+    """Nothing is done with the mark itself: where it stands for nothing, the answer is refused."""
+    shown = json.dumps({"cc": ["ann", MARK], "body": f"key {MARK}"})
+    reply = Reply(verdict="approved", edited=edited, has_edit=True)
+    if kept:
+        assert rule(asked(arguments=shown), PAUSED, reply).verdict == "approved"
+        return
+    with pytest.raises(UsageError, match="stands for what you are not shown"):
+        rule(asked(arguments=shown), PAUSED, reply)
 
 
 def test_limits_are_raised() -> None:
