@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from crewai_prod.crashtest.sessions import REQUESTS
+from crewai_prod.approval import UNKNOWN
+from crewai_prod.crashtest.sessions import NOTICE, REQUESTS
 from crewai_prod.errors import JournalUnavailable, RunNotFound
 from crewai_prod.journal import open_journal
 from crewai_prod.records import (
+    ApprovalRecord,
     AttemptRecord,
+    GuardRecord,
     RunStatus,
     StepKind,
     StepRecord,
@@ -94,6 +97,16 @@ class Effect:
     complete: bool = True
 
     @property
+    def is_notice(self) -> bool:
+        """Whether a person was told of a question."""
+        return self.tool == NOTICE
+
+    @property
+    def is_of_a_kill(self) -> bool:
+        """Whether they were told of a question that only a kill can make: what became of a call."""
+        return self.is_notice and json.loads(self.arguments)["kind"] == UNKNOWN
+
+    @property
     def what(self) -> str:
         """The effect itself, whichever step made it."""
         return f"{self.tool}({self.arguments})"
@@ -132,7 +145,11 @@ class Recorded:
         calls: Model calls with an outcome, by the session that recorded it.
         open_steps: Steps that were started and have no outcome, with what is known of them.
         usage: What all recorded model calls cost.
-        ended: Steps and tasks with an outcome: the run's progress.
+        ended: Steps and tasks with an outcome, questions asked and answered: the run's progress.
+        picousd: What all recorded model calls cost in money.
+        questions: What people were asked and have said, but for what became of calls.
+        verdicts: What guards have said.
+        choices: Who was asked instead of whom, and why.
     """
 
     epoch: int = 0
@@ -141,6 +158,10 @@ class Recorded:
     open_steps: Mapping[str, StepRecord] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     ended: int = 0
+    picousd: int = 0
+    questions: Mapping[str, int] = field(default_factory=dict)
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    choices: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_journal(path: Path, run_id: str) -> Recorded:
@@ -151,7 +172,8 @@ def read_journal(path: Path, run_id: str) -> Recorded:
     except (JournalUnavailable, RunNotFound):  # killed before it was made
         return Recorded()
     steps, attempts = journal.steps(run_id), journal.attempts(run_id)
-    tasks = journal.tasks(run_id)
+    tasks, asked = journal.tasks(run_id), journal.approvals(run_id)
+    verdicts = journal.verdicts(run_id)
     journal.close()
     models = {step.step_id for step in steps if step.kind is StepKind.MODEL}
     entries: list[StepRecord | AttemptRecord] = [*steps, *attempts]
@@ -163,8 +185,24 @@ def read_journal(path: Path, run_id: str) -> Recorded:
         usage=_total(one.usage for one in entries),
         ended=sum(step.status is not StepStatus.STARTED for step in steps)
         + sum(task.status is not TaskStatus.RUNNING for task in tasks)
+        + len(asked)
+        + sum(one.verdict is not None for one in asked)
         + (run.status is RunStatus.COMPLETED),
+        picousd=sum(one.cost.picousd or 0 for one in entries if one.cost is not None),
+        questions=Counter(_question(one) for one in asked if one.kind != UNKNOWN),
+        verdicts=Counter(_verdict(one) for one in verdicts),
+        choices=Counter(f"{one.step_id} {one.route}" for one in entries if one.route),
     )
+
+
+def _question(one: ApprovalRecord) -> str:
+    what = (one.kind, one.scope, one.why, one.tool, one.arguments, one.remark)
+    return " ".join(map(str, (*what, one.status, one.verdict, one.answer)))
+
+
+def _verdict(one: GuardRecord) -> str:
+    where = (one.step_id or one.scope, one.place, one.guard, one.version, one.judged)
+    return " ".join(map(str, (*where, one.verdict, one.reason, one.value)))
 
 
 def _total(usages: Iterable[Usage | None]) -> Usage:

@@ -1,6 +1,7 @@
 """The whole matrix of kills, as a table: `python -m tests.crash.matrix --all`.
 
-Every boundary of every shape, every session killed, and SIGKILL at random moments.
+Every boundary of every shape, every session killed, SIGKILL at random moments, and runs that are
+cancelled from another process at such moments. Those who answer are killed like the crews.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from crewai_prod.crashtest.harness import plans_for
 from tests.crash.subjects import SUBJECTS, harness_over
 
 RANDOM_KILLS = 24
+CANCELS = 6
 
 
 def main() -> None:
@@ -45,6 +47,7 @@ def _shapes(
             points=None if options.all else options.points,
             random_kills=options.random,
             seed=options.seed,
+            cancels=options.cancel,
         )
         reports = harness.crash(subject, baseline, plans)
         print(Report(shapes=tuple(reports)).render(), file=sys.stderr, flush=True)
@@ -57,6 +60,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="all shapes, every boundary")
     parser.add_argument("--points", type=int, default=None, help="boundaries of each shape")
     parser.add_argument("--random", type=int, default=RANDOM_KILLS, help="random kills of each")
+    parser.add_argument("--cancel", type=int, default=CANCELS, help="cancelled runs of each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--durability", choices=("process", "power"), default="process")
     parser.add_argument("--keep", type=Path, help="folder in which everything is kept")

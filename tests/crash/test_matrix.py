@@ -21,12 +21,11 @@ def test_killed_anywhere(harness: Harness, name: str) -> None:
     """A killed crew ends as if it had not been, pays for nothing twice and acts once."""
     subject = SUBJECTS[name]
     baseline = harness.baseline(subject)
-    first = baseline.sessions[0]
     plans: list[Plan] = [EverySession()] if name in _EVERY_SESSION else []
     boundaries = _SLOW.get(name, _BOUNDARIES)
-    plans += [AtBoundary(number) for number in spread(len(first.points), boundaries)]
+    plans += [AtBoundary(number) for number in spread(len(baseline.points), boundaries)]
     if name not in _SLOW:
-        plans += [AtRandom(f"slice.{n}", first.seconds) for n in range(_RANDOM)]
+        plans += [AtRandom(f"slice.{n}", baseline.seconds) for n in range(_RANDOM)]
     report = Report(shapes=tuple(harness.crash(subject, baseline, plans)))
     assert report.ok, report.render()
     assert sum(shape.kills for shape in report.shapes) >= boundaries
