@@ -36,7 +36,7 @@ class Sent:
 
     Attributes:
         digest: The same for the same request, whoever sends it.
-        answered: Whether the whole answer was handed over.
+        answered: Whether the whole answer was handed over; an error is none.
         tokens: What the answer cost.
     """
 
@@ -142,7 +142,8 @@ class Recorded:
     Attributes:
         epoch: Sessions that opened the run so far.
         status: Where the run stands; None before it was created.
-        calls: Model calls with an outcome, by the session that recorded it.
+        calls: Model calls that were answered, by the session that recorded it. How often one failed
+            depends on when it is made: a resumed run tries it anew, with all its tries.
         open_steps: Steps that were started and have no outcome, with what is known of them.
         usage: What all recorded model calls cost.
         ended: Steps and tasks with an outcome, questions asked and answered: the run's progress.
@@ -180,7 +181,7 @@ def read_journal(path: Path, run_id: str) -> Recorded:
     return Recorded(
         epoch=run.epoch,
         status=run.status,
-        calls=Counter(one.epoch for one in entries if one.step_id in models),
+        calls=Counter(one.epoch for one in entries if one.step_id in models and _answered(one)),
         open_steps={s.step_id: s for s in steps if s.status is StepStatus.STARTED},
         usage=_total(one.usage for one in entries),
         ended=sum(step.status is not StepStatus.STARTED for step in steps)
@@ -191,8 +192,18 @@ def read_journal(path: Path, run_id: str) -> Recorded:
         picousd=sum(one.cost.picousd or 0 for one in entries if one.cost is not None),
         questions=Counter(_question(one) for one in asked if one.kind != UNKNOWN),
         verdicts=Counter(_verdict(one) for one in verdicts),
-        choices=Counter(f"{one.step_id} {one.route}" for one in entries if one.route),
+        choices=Counter(_choice(one) for one in steps if one.route),
     )
+
+
+def _answered(one: StepRecord | AttemptRecord) -> bool:
+    return one.status == StepStatus.DONE or one.usage is not None
+
+
+def _choice(one: StepRecord) -> str:
+    """Who was asked by which rule; its reason may name how many tries have failed."""
+    said = json.loads(one.route or "{}")
+    return f"{one.step_id} {said['rule']} {said['model']} {said['instead_of']}"
 
 
 def _question(one: ApprovalRecord) -> str:

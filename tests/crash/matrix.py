@@ -17,18 +17,19 @@ from pathlib import Path
 
 from crewai_prod.crashtest import Harness, Report, ShapeReport
 from crewai_prod.crashtest.harness import plans_for
-from tests.crash.subjects import SUBJECTS, harness_over
+from tests.crash.subjects import GOVERNED, SUBJECTS, harness_over
 
 RANDOM_KILLS = 24
 CANCELS = 6
+ALL = {**SUBJECTS, **GOVERNED}
 
 
 def main() -> None:
     """Run the matrix, print the table, exit with 1 if a promise was broken."""
     options = _options()
-    _isolate()
+    isolate()
     began = time.monotonic()
-    names = list(SUBJECTS) if options.all or not options.shapes else options.shapes
+    names = list(ALL) if options.all or not options.shapes else options.shapes
     with harness_over(folder=options.keep, durability=options.durability) as harness:
         report = Report(shapes=tuple(_shapes(harness, names, options)))
     print(json.dumps(report.to_dict(), indent=2) if options.json else report.render())
@@ -40,7 +41,7 @@ def _shapes(
     harness: Harness, names: Iterable[str], options: argparse.Namespace
 ) -> Iterable[ShapeReport]:
     for name in names:
-        subject = SUBJECTS[name]
+        subject = ALL[name]
         baseline = harness.baseline(subject)
         plans = plans_for(
             baseline,
@@ -56,7 +57,7 @@ def _shapes(
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.crash.matrix", description=__doc__)
-    parser.add_argument("shapes", nargs="*", help=f"of {', '.join(SUBJECTS)}; default: all")
+    parser.add_argument("shapes", nargs="*", help=f"of {', '.join(ALL)}; default: all")
     parser.add_argument("--all", action="store_true", help="all shapes, every boundary")
     parser.add_argument("--points", type=int, default=None, help="boundaries of each shape")
     parser.add_argument("--random", type=int, default=RANDOM_KILLS, help="random kills of each")
@@ -68,7 +69,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _isolate() -> None:
+def isolate() -> None:
     """What the tests' conftest does: an own HOME, no telemetry."""
     home = tempfile.mkdtemp(prefix="crewai-prod-matrix-")
     os.environ.update(

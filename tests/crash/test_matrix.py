@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from crewai_prod.crashtest import Harness, Report
-from crewai_prod.crashtest.plans import AtBoundary, AtRandom, EverySession, Plan, spread
-from tests.crash.subjects import SUBJECTS
+from crewai_prod.crashtest.plans import (
+    AtBoundary,
+    AtRandom,
+    CancelAtRandom,
+    EverySession,
+    Plan,
+    spread,
+)
+from tests.crash.subjects import GOVERNED, SUBJECTS
 
 _BOUNDARIES = 4
 _RANDOM = 1
@@ -29,6 +36,18 @@ def test_killed_anywhere(harness: Harness, name: str) -> None:
     report = Report(shapes=tuple(harness.crash(subject, baseline, plans)))
     assert report.ok, report.render()
     assert sum(shape.kills for shape in report.shapes) >= boundaries
+
+
+def test_limits_guards_and_people_survive(harness: Harness) -> None:
+    """Killed at the question, its answer, and anywhere; or cancelled: all is decided but once."""
+    subject = GOVERNED["careful"]
+    baseline = harness.baseline(subject)
+    points = baseline.points
+    asked = [n for n, name in enumerate(points, 1) if name.endswith((":ask", ":answer"))]
+    plans: list[Plan] = [AtBoundary(number) for number in asked[1:3]]
+    plans += [AtBoundary(len(points) // 2), CancelAtRandom("slice", baseline.seconds)]
+    report = Report(shapes=tuple(harness.crash(subject, baseline, plans)))
+    assert report.ok, report.render()
 
 
 def test_shapes_are_large_enough(harness: Harness) -> None:
