@@ -255,6 +255,8 @@ def asked(path: Path) -> Crew:
 class AskedFlow(Flow[dict[str, Any]]):
     """A crew, then a person who looks at it, then a question."""
 
+    _skip_auto_memory = True  # see `ShopFlow`
+
     @start()
     @human_feedback(message="Good?")
     def write(self) -> str:

@@ -1,7 +1,8 @@
 """The whole matrix of kills, as a table: `python -m tests.crash.matrix --all`.
 
 Every boundary of every shape, every session killed, SIGKILL at random moments, and runs that are
-cancelled from another process at such moments. Those who answer are killed like the crews.
+cancelled from another process at such moments. Those who answer are killed like the crews. Two runs
+on one budget: `python -m tests.crash.sharing`.
 """
 
 from __future__ import annotations

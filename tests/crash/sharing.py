@@ -60,11 +60,15 @@ class Round:
                 run_id=run_id,
                 folder=f"{self._template.folder}/{run_id}-{limit}-{number:02}",
                 answers=answers,
-                env={**self._template.env, LIMIT: str(limit)},
+                env={
+                    **self._template.env,
+                    LIMIT: str(limit),
+                    EFFECTS: str(self.effects_file(run_id)),
+                },
             )
             doomed = kills and dice.random() < 0.7
             status, told = self._run(session, dice.uniform(0, 0.7) if doomed else None)
-            answers = self._answers(told) if status == PAUSED else {}
+            answers = self._answers(run_id, told) if status == PAUSED else {}
             if status == DONE:
                 return "done"
             if status not in (PAUSED, -9):
@@ -83,8 +87,12 @@ class Round:
         self.kills += status == -9
         return status, said(session)
 
-    def _answers(self, told: dict[str, Any]) -> dict[str, Any]:
-        effects = read_effects(Path(self._template.env[EFFECTS]))
+    def effects_file(self, run_id: str) -> Path:
+        """What a run's tools did: the steps of two runs may have one id."""
+        return Path(self._template.folder, f"{run_id}.jsonl")
+
+    def _answers(self, run_id: str, told: dict[str, Any]) -> dict[str, Any]:
+        effects = read_effects(self.effects_file(run_id))
         return {told["step"]: truth(told["step"], effects)}
 
 
@@ -102,8 +110,8 @@ def judge(folder: Path, round_: Round, requests: ServerRequests, both: ThreadPoo
     calls = sum(_calls(journal, run) for run in RUNS)
     if ends != ["done", "done"] or calls != 2 * CALLS:
         return f"in the end {ends}, {calls} calls"
-    acted = sorted(effect.tool for effect in read_effects(folder / "effects.jsonl"))
-    return "" if acted == sorted(["reserve", "charge", "mail"] * 2) else f"acted: {acted}"
+    acted = [[one.tool for one in read_effects(round_.effects_file(run))] for run in RUNS]
+    return "" if acted == [["reserve", "charge", "mail"]] * 2 else f"acted: {acted}"
 
 
 def _calls(journal: Path, run_id: str) -> int:
@@ -123,13 +131,12 @@ def main() -> None:
         requests = ServerRequests(server)
         for number in range(options.rounds):
             folder = Path(tempfile.mkdtemp(prefix="crewai-prod-sharing-"))
-            env = {**requests.begin(folder), EFFECTS: str(folder / "effects.jsonl")}
             template = Session(
                 target="tests.crash.governed:tenant",
                 folder=str(folder),
                 journal=str(folder / "runs.db"),
                 inputs={"order": 7},
-                env=env,
+                env=requests.begin(folder),
             )
             round_ = Round(zygote, template, f"{options.seed}.{number}")
             wrong = judge(folder, round_, requests, both)
