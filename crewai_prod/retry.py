@@ -1,7 +1,8 @@
 """When a call that failed is made again, and when its provider is left alone for a while.
 
 Pure: failures in, decisions out. A failure is retried by its class, not by its text: what a second
-try cannot change is not tried.
+try cannot change is not tried. Whoever resumes a run makes the call that was not answered anew,
+with all its tries: why it failed then says little about now. Budgets count the earlier ones, too.
 """
 
 from __future__ import annotations

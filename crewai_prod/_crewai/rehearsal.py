@@ -55,6 +55,7 @@ class Rehearsal:
         stand_in_tools: Replace the bodies of its tools by recorders.
         requests: Where to count model requests; None: nowhere.
         effects: Where to record what tools do; None: nowhere.
+        notify: Is told of questions in place of the people who would be.
         notes: What was left out of the crew.
     """
 
@@ -66,6 +67,7 @@ class Rehearsal:
     stand_in_tools: bool = False
     requests: Path | None = None
     effects: Path | None = None
+    notify: Callable[[dict[str, Any]], object] = lambda told: None
     notes: list[str] = field(default_factory=list)
     _replaced: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
@@ -84,6 +86,8 @@ class Rehearsal:
             changed["lease_seconds"] = self.lease_seconds
         settings = base.settings.model_copy(update=changed)
         options = replace(base, settings=settings, journal=self.journal, unknown=self.unknown)
+        if options.notify is not None:  # nobody is to be bothered by a rehearsal
+            options = replace(options, notify=self.notify)
         listen()
         return _HARDENINGS[kind_of(target) or "crew"](target, options)
 

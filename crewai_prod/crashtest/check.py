@@ -110,12 +110,16 @@ def _effects(trial: TrialSeen, expected: Expectation) -> Iterator[Violation]:
             yield Violation("repeated effect", f"step {step} acted {times} times")
     if not expected.deterministic:
         return
-    here = Counter(effect.what for effect in trial.effects)
+    here = Counter(effect.what for effect in trial.effects if not effect.is_of_a_kill)
     there = Counter(effect.what for effect in expected.baseline.effects)
     for what, times in (here - there).items():
         if not any(n > 1 and what in _whats(trial, step) for step, n in by_step.items()):
             yield Violation("repeated effect", f"{what} happened {times} times more")
+    told = {effect.what for effect in trial.effects if effect.is_notice}
+    told |= {effect.what for effect in expected.baseline.effects if effect.is_notice}
     for what, times in (there - here).items():
+        if what in told and trial.kills:
+            continue  # nobody is told twice: killed on the way, rather nobody is told
         yield Violation("lost effect", f"{what} happened {times} times less")
 
 
@@ -165,7 +169,9 @@ def _pause(session: SessionSeen) -> Iterator[Violation]:
 
 def pauses_explained(trial: TrialSeen, expected: Expectation) -> Iterator[Violation]:
     """After one kill at a boundary: a pause if, and only if, it fell within a tool call."""
-    first = trial.sessions[0]
+    first = next((one for one in trial.sessions if one.end == "killed"), None)
+    if first is None:
+        return
     opened = bool(first.after.open_steps)
     if opened != bool(trial.pauses):
         said = "paused" if trial.pauses else "did not pause"
@@ -186,6 +192,22 @@ def _against_baseline(trial: TrialSeen, expected: Expectation) -> Iterator[Viola
     if new:
         yield Violation("request", f"{len(new)} requests that the uninterrupted run did not make")
     yield from _bill(trial, expected)
+    yield from _said(trial, expected)
+
+
+def _said(trial: TrialSeen, expected: Expectation) -> Iterator[Violation]:
+    """What people were asked, what guards have said, and which models were chosen: all the same."""
+    if not trial.done:
+        return
+    here, there = trial.sessions[-1].after, expected.baseline.sessions[-1].after
+    for name in ("questions", "verdicts", "choices"):
+        mine, theirs = Counter(getattr(here, name)), Counter(getattr(there, name))
+        for what, times in (mine - theirs).items():
+            yield Violation(name, f"{times} more: {what}")
+        for what, times in (theirs - mine).items():
+            yield Violation(name, f"{times} less: {what}")
+    if here.picousd != there.picousd:
+        yield Violation("ledger", f"{here.picousd} picousd, uninterrupted {there.picousd}")
 
 
 def _bill(trial: TrialSeen, expected: Expectation) -> Iterator[Violation]:

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from crewai_prod.crashtest.sessions import REQUESTS
+from crewai_prod.approval import UNKNOWN
+from crewai_prod.crashtest.sessions import NOTICE, REQUESTS
 from crewai_prod.errors import JournalUnavailable, RunNotFound
 from crewai_prod.journal import open_journal
 from crewai_prod.records import (
+    ApprovalRecord,
     AttemptRecord,
+    GuardRecord,
     RunStatus,
     StepKind,
     StepRecord,
@@ -33,7 +36,7 @@ class Sent:
 
     Attributes:
         digest: The same for the same request, whoever sends it.
-        answered: Whether the whole answer was handed over.
+        answered: Whether the whole answer was handed over; an error is none.
         tokens: What the answer cost.
     """
 
@@ -94,6 +97,16 @@ class Effect:
     complete: bool = True
 
     @property
+    def is_notice(self) -> bool:
+        """Whether a person was told of a question."""
+        return self.tool == NOTICE
+
+    @property
+    def is_of_a_kill(self) -> bool:
+        """Whether they were told of a question that only a kill can make: what became of a call."""
+        return self.is_notice and json.loads(self.arguments)["kind"] == UNKNOWN
+
+    @property
     def what(self) -> str:
         """The effect itself, whichever step made it."""
         return f"{self.tool}({self.arguments})"
@@ -129,10 +142,15 @@ class Recorded:
     Attributes:
         epoch: Sessions that opened the run so far.
         status: Where the run stands; None before it was created.
-        calls: Model calls with an outcome, by the session that recorded it.
+        calls: Model calls that were answered, by the session that recorded it. How often one failed
+            depends on when it is made: a resumed run tries it anew, with all its tries.
         open_steps: Steps that were started and have no outcome, with what is known of them.
         usage: What all recorded model calls cost.
-        ended: Steps and tasks with an outcome: the run's progress.
+        ended: Steps and tasks with an outcome, questions asked and answered: the run's progress.
+        picousd: What all recorded model calls cost in money.
+        questions: What people were asked and have said, but for what became of calls.
+        verdicts: What guards have said.
+        choices: Who was asked instead of whom, and why.
     """
 
     epoch: int = 0
@@ -141,6 +159,10 @@ class Recorded:
     open_steps: Mapping[str, StepRecord] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     ended: int = 0
+    picousd: int = 0
+    questions: Mapping[str, int] = field(default_factory=dict)
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    choices: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_journal(path: Path, run_id: str) -> Recorded:
@@ -151,20 +173,47 @@ def read_journal(path: Path, run_id: str) -> Recorded:
     except (JournalUnavailable, RunNotFound):  # killed before it was made
         return Recorded()
     steps, attempts = journal.steps(run_id), journal.attempts(run_id)
-    tasks = journal.tasks(run_id)
+    tasks, asked = journal.tasks(run_id), journal.approvals(run_id)
+    verdicts = journal.verdicts(run_id)
     journal.close()
     models = {step.step_id for step in steps if step.kind is StepKind.MODEL}
     entries: list[StepRecord | AttemptRecord] = [*steps, *attempts]
     return Recorded(
         epoch=run.epoch,
         status=run.status,
-        calls=Counter(one.epoch for one in entries if one.step_id in models),
+        calls=Counter(one.epoch for one in entries if one.step_id in models and _answered(one)),
         open_steps={s.step_id: s for s in steps if s.status is StepStatus.STARTED},
         usage=_total(one.usage for one in entries),
         ended=sum(step.status is not StepStatus.STARTED for step in steps)
         + sum(task.status is not TaskStatus.RUNNING for task in tasks)
+        + len(asked)
+        + sum(one.verdict is not None for one in asked)
         + (run.status is RunStatus.COMPLETED),
+        picousd=sum(one.cost.picousd or 0 for one in entries if one.cost is not None),
+        questions=Counter(_question(one) for one in asked if one.kind != UNKNOWN),
+        verdicts=Counter(_verdict(one) for one in verdicts),
+        choices=Counter(_choice(one) for one in steps if one.route),
     )
+
+
+def _answered(one: StepRecord | AttemptRecord) -> bool:
+    return one.status == StepStatus.DONE or one.usage is not None
+
+
+def _choice(one: StepRecord) -> str:
+    """Who was asked by which rule; its reason may name how many tries have failed."""
+    said = json.loads(one.route or "{}")
+    return f"{one.step_id} {said['rule']} {said['model']} {said['instead_of']}"
+
+
+def _question(one: ApprovalRecord) -> str:
+    what = (one.kind, one.scope, one.why, one.tool, one.arguments, one.remark)
+    return " ".join(map(str, (*what, one.status, one.verdict, one.answer)))
+
+
+def _verdict(one: GuardRecord) -> str:
+    where = (one.step_id or one.scope, one.place, one.guard, one.version, one.judged)
+    return " ".join(map(str, (*where, one.verdict, one.reason, one.value)))
 
 
 def _total(usages: Iterable[Usage | None]) -> Usage:

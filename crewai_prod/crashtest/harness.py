@@ -20,7 +20,16 @@ from crewai_prod.crashtest.check import (
     violations,
 )
 from crewai_prod.crashtest.evidence import FileRequests, Requests
-from crewai_prod.crashtest.plans import AtBoundary, AtRandom, EverySession, Mode, Plan, spread
+from crewai_prod.crashtest.people import PEOPLE
+from crewai_prod.crashtest.plans import (
+    AtBoundary,
+    AtRandom,
+    CancelAtRandom,
+    EverySession,
+    Mode,
+    Plan,
+    spread,
+)
 from crewai_prod.crashtest.report import Report, ShapeReport, count
 from crewai_prod.crashtest.sessions import How, Session
 from crewai_prod.crashtest.trial import Trial, TrialSeen
@@ -47,6 +56,7 @@ class Subject:
         bare: Run it as it is, not hardened.
         deterministic: Whether its models say the same to the same.
         env: Environment variables of its processes.
+        people: Who answers what it asks, as `module:attribute`; see `people.Agreeable`.
     """
 
     name: str
@@ -61,6 +71,7 @@ class Subject:
     bare: bool = False
     deterministic: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
+    people: str = PEOPLE
 
 
 class Harness:
@@ -154,7 +165,8 @@ class Harness:
         try:
             self._count += 1
             folder = self.folder / f"{subject.name.replace(':', '-')}-{self._count:04}"
-            return Trial(self.zygote, self._template(subject), requests, folder).run(plan)
+            template = self._template(subject)
+            return Trial(self.zygote, template, requests, folder, subject.people).run(plan)
         finally:
             self._slots.put(requests)
 
@@ -175,7 +187,7 @@ class Harness:
 
 
 def plans_for(
-    baseline: TrialSeen, *, points: int | None, random_kills: int, seed: int
+    baseline: TrialSeen, *, points: int | None, random_kills: int, seed: int, cancels: int = 0
 ) -> list[Plan]:
     """Every way to kill a crew, the longest first.
 
@@ -184,12 +196,13 @@ def plans_for(
         points: At how many of its boundaries, evenly spread; None: at every one.
         random_kills: How many runs at random moments.
         seed: For those moments.
+        cancels: How many runs to cancel from another process, at random moments.
     """
-    first = baseline.sessions[0]
     return [
         EverySession(),
-        *(AtBoundary(number) for number in spread(len(first.points), points)),
-        *(AtRandom(f"{seed}.{n}", first.seconds) for n in range(random_kills)),
+        *(AtBoundary(number) for number in spread(len(baseline.points), points)),
+        *(AtRandom(f"{seed}.{n}", baseline.seconds) for n in range(random_kills)),
+        *(CancelAtRandom(f"{seed}.{n}", baseline.seconds) for n in range(cancels)),
     ]
 
 
@@ -200,7 +213,7 @@ def _report(name: str, mode: Mode, trials: Sequence[Judged], expected: Expectati
     return ShapeReport(
         name=name,
         mode=mode,
-        boundaries=len(expected.baseline.sessions[0].points),
+        boundaries=len(expected.baseline.points),
         trials=len(trials),
         kills=sum(seen.kills for seen, _ in trials),
         resumes=sum(len(seen.sessions) - 1 for seen, _ in trials),

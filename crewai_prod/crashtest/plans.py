@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Mode = Literal["boundary", "every session", "random"]
+Mode = Literal["boundary", "every session", "random", "cancelled"]
 
 _OPENING = 2
 """The boundaries of opening the run, which every session passes first."""
@@ -20,10 +20,34 @@ _MOST_SPARED = 3
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """How one session ends before its time: at its n-th boundary, or after some seconds."""
+    """How one session ends before its time: at its n-th boundary, or after some seconds.
+
+    Attributes:
+        point: The boundary.
+        seconds: From the kickoff on.
+        cancel: After these seconds it is not killed, but another process cancels the run.
+    """
 
     point: int | None = None
     seconds: float | None = None
+    cancel: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoFar:
+    """What a trial has come to before a session.
+
+    Attributes:
+        progress: Steps and tasks that have ended, questions that were asked and answered.
+        points: Boundaries that were passed, in all sessions.
+        seconds: How long these took.
+        opens: Whether the session opens the run; that of a person who answers does not.
+    """
+
+    progress: int = 0
+    points: int = 0
+    seconds: float = 0.0
+    opens: bool = True
 
 
 class Plan(Protocol):
@@ -36,31 +60,28 @@ class Plan(Protocol):
         """What this trial does, for people."""
         ...
 
-    def next(self, progress: int) -> Kill | None:
-        """How to kill the next session, given how many steps and tasks have ended so far."""
+    def next(self, so_far: SoFar) -> Kill | None:
+        """How to end the next session before its time; None: not at all."""
         ...
 
 
 class AtBoundary:
-    """Kill the first session at its n-th boundary, and no other."""
+    """Kill the session that comes to the n-th boundary of the trial there, and no other."""
 
     mode: Mode = "boundary"
 
     def __init__(self, point: int) -> None:
         self._point = point
-        self._killed = False
 
     @property
     def label(self) -> str:
         """See `Plan`."""
         return f"killed at boundary {self._point}"
 
-    def next(self, progress: int) -> Kill | None:
+    def next(self, so_far: SoFar) -> Kill | None:
         """See `Plan`."""
-        if self._killed:
-            return None
-        self._killed = True
-        return Kill(point=self._point)
+        ahead = self._point - so_far.points
+        return Kill(point=ahead) if ahead > 0 else None
 
 
 class EverySession:
@@ -76,36 +97,43 @@ class EverySession:
         self._point = _OPENING
         self._progress = -1
 
-    def next(self, progress: int) -> Kill | None:
+    def next(self, so_far: SoFar) -> Kill | None:
         """See `Plan`."""
-        self._point = self._point + 1 if progress == self._progress else _OPENING + 1
-        self._progress = progress
+        least = _OPENING + 1 if so_far.opens else 1
+        self._point = self._point + 1 if so_far.progress == self._progress else least
+        self._progress = so_far.progress
         return Kill(point=self._point)
 
 
 class AtRandom:
-    """SIGKILL the first session at a random moment, and each later one with a chance of a half.
+    """SIGKILL at a random moment, and again at another one after it with a chance of a half.
 
     Args:
         seed: Names the moments; what runs at them is the machine's business.
-        span: Seconds an unkilled session takes.
+        span: Seconds that an unkilled run takes, in all its sessions.
     """
 
     mode: Mode = "random"
+    cancel = False
 
     def __init__(self, seed: str, span: float) -> None:
         self._moments = self._draw(random.Random(seed), span)
         self._seed = seed
+        self._at = 0.0
 
     @property
     def label(self) -> str:
         """See `Plan`."""
         return f"SIGKILL at random moments, seed {self._seed}"
 
-    def next(self, progress: int) -> Kill | None:
+    def next(self, so_far: SoFar) -> Kill | None:
         """See `Plan`."""
-        seconds = next(self._moments, None)
-        return None if seconds is None else Kill(seconds=seconds)
+        if so_far.seconds >= self._at:
+            after = next(self._moments, None)
+            if after is None:
+                return None
+            self._at = so_far.seconds + after
+        return Kill(seconds=self._at - so_far.seconds, cancel=self.cancel)
 
     @staticmethod
     def _draw(dice: random.Random, span: float) -> Iterator[float]:
@@ -114,6 +142,25 @@ class AtRandom:
             if dice.random() < 0.5:
                 return
             yield dice.uniform(0, span)
+
+
+class CancelAtRandom(AtRandom):
+    """The same moments, but the run is cancelled from another process; its own goes on till then.
+
+    A person's session is left in peace: there is nobody at work who could be asked to stop.
+    """
+
+    mode: Mode = "cancelled"
+    cancel = True
+
+    @property
+    def label(self) -> str:
+        """See `Plan`."""
+        return f"cancelled at random moments, seed {self._seed}"
+
+    def next(self, so_far: SoFar) -> Kill | None:
+        """See `Plan`."""
+        return super().next(so_far) if so_far.opens else None
 
 
 def spread(count: int, wanted: int | None) -> list[int]:

@@ -27,6 +27,8 @@ DONE, FAILED, PAUSED = 0, 1, 3
 EXITED_AT_POINT = 137
 EFFECTS = "CREWAI_PROD_CRASH_EFFECTS"
 REQUESTS = "CREWAI_PROD_CRASH_REQUESTS"
+NOTICE = "(notice)"
+"""What stands for a tool where a person was told of a question."""
 
 How = Literal["kickoff", "kickoff_async", "akickoff"]
 
@@ -141,8 +143,18 @@ def _prepare(session: Session) -> tuple[Any, list[str]]:
         stand_in_tools=session.stand_in_tools,
         requests=Path(os.environ[REQUESTS]) if session.record else None,
         effects=Path(os.environ[EFFECTS]) if session.record else None,
+        notify=_note,
     )
     return rehearsal.prepare(crew), rehearsal.notes
+
+
+def _note(told: Mapping[str, Any]) -> None:
+    """Write down that people were told of a question, as an effect of the question's own."""
+    from crewai_prod._crewai.counting import write_line
+
+    said = {name: told[name] for name in ("kind", "why", "tool", "task", "arguments")}
+    file = Path(os.environ[EFFECTS])
+    write_line(file, step=f"question {told['id']}", tool=NOTICE, arguments=said)
 
 
 def _outcome(said: Mapping[str, Any]) -> Outcome:

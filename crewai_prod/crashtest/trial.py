@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +19,18 @@ from crewai_prod.crashtest.evidence import (
     read_effects,
     read_journal,
 )
-from crewai_prod.crashtest.plans import Kill, Plan
+from crewai_prod.crashtest.people import CANCELS, PEOPLE
+from crewai_prod.crashtest.plans import Kill, Plan, SoFar
 from crewai_prod.crashtest.sessions import DONE, EFFECTS, EXITED_AT_POINT, PAUSED, Session
 from crewai_prod.crashtest.zygote import Child, Zygote
 
-End = Literal["done", "paused", "failed", "killed", "hung"]
+End = Literal["done", "paused", "asked", "answered", "cancelled", "failed", "killed", "hung"]
+"""`paused`: for what became of a tool call; `asked`: for another answer; `answered`: a person's."""
 
 _MOST_SESSIONS = 400
 _PATIENCE = 90.0
+_ASKS = ("ApprovalRequired", "BudgetPaused")
+_STOPPED = "RunCancelled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,16 @@ class TrialSeen:
         return [sent for session in self.sessions for sent in session.sent]
 
     @property
+    def points(self) -> tuple[str, ...]:
+        """The boundaries that were passed, in all sessions."""
+        return tuple(point for session in self.sessions for point in session.points)
+
+    @property
+    def seconds(self) -> float:
+        """How long the sessions took."""
+        return sum(session.seconds for session in self.sessions)
+
+    @property
     def kills(self) -> int:
         """How many sessions were killed."""
         return sum(session.end == "killed" for session in self.sessions)
@@ -106,14 +121,17 @@ class Trial:
         template: What every session is told; folder, kill and answers are filled in.
         requests: Where model requests are counted.
         folder: A folder of the trial's own.
+        people: Who answers what the run asks, in processes of their own.
     """
 
     zygote: Zygote
     template: Session
     requests: Requests
     folder: Path
+    people: str = PEOPLE
     _seen: list[SessionSeen] = field(default_factory=list)
     _asked: str | None = None
+    _waits: bool = False
     _result: Any = None
     _notes: tuple[str, ...] = ()
 
@@ -125,8 +143,10 @@ class Trial:
         self.template = replace(self.template, env=env, journal=str(self.folder / "runs.db"))
         before = Recorded()
         for number in range(1, _MOST_SESSIONS + 1):
-            kill = plan.next(before.ended) if plan else None
-            seen = self._session(number, kill, before)
+            kill = plan.next(self._so_far(before)) if plan else None
+            answer = self._person if self._waits else self._session
+            seen = answer(number, kill, before)
+            self._waits = seen.end == "asked"
             self._seen.append(seen)
             before = seen.after
             if seen.end in ("done", "failed", "hung"):
@@ -143,6 +163,43 @@ class Trial:
     @property
     def _effects_file(self) -> Path:
         return self.folder / "effects.jsonl"
+
+    def _so_far(self, before: Recorded) -> SoFar:
+        return SoFar(
+            progress=before.ended,
+            points=sum(len(seen.points) for seen in self._seen),
+            seconds=sum(seen.seconds for seen in self._seen),
+            opens=not self._waits,
+        )
+
+    def _person(self, number: int, kill: Kill | None, before: Recorded) -> SessionSeen:
+        """A session in which a person answers what is open."""
+        session = self._helper(self.people, f"{number:03}")
+        session = replace(session, kill_at=kill.point if kill else None)
+        end, status, seconds = self._process(session, kill)
+        return SessionSeen(
+            end="answered" if end == "done" else end,
+            points=_points(session),
+            before=before,
+            after=read_journal(Path(session.journal), session.run_id),
+            sent=(),
+            error=_said(session).get("error"),
+            output=_text(session.output_file),
+            at_point=status == EXITED_AT_POINT,
+            seconds=seconds,
+        )
+
+    def _helper(self, target: str, folder: str) -> Session:
+        """A session that is none of the run's, but has to do with it."""
+        about = {"journal": self.template.journal, "run_id": self.template.run_id}
+        return replace(
+            self.template,
+            target=target,
+            folder=str(self.folder / folder),
+            inputs=about,
+            how="kickoff",
+            bare=True,
+        )
 
     def _session(self, number: int, kill: Kill | None, before: Recorded) -> SessionSeen:
         answers = self._answers(before)
@@ -179,7 +236,8 @@ class Trial:
             child.wait_for("kickoff", seconds=_PATIENCE)
             began = time.monotonic()
             if kill is not None and kill.seconds is not None:
-                _kill_after(child, kill.seconds)
+                end_it = partial(self._cancel, session) if kill.cancel else child.kill
+                _after(child, kill.seconds, end_it)
             status = child.wait_for(seconds=_PATIENCE).get("status", 1)
         except TimeoutError:
             child.kill()
@@ -191,7 +249,13 @@ class Trial:
             EXITED_AT_POINT: "killed",
             -signal.SIGKILL: "killed",
         }
-        return ends.get(status, "failed"), status, time.monotonic() - began
+        end = ends.get(status, "failed")
+        return _told_apart(end, _said(session)), status, time.monotonic() - began
+
+    def _cancel(self, session: Session) -> None:
+        """Cancel the run from a process of its own."""
+        helper = self._helper(CANCELS, f"{Path(session.folder).name}-cancel")
+        self.zygote.start(helper).wait_for(seconds=_PATIENCE)
 
     def _answers(self, before: Recorded) -> dict[str, dict[str, Any]]:
         """What a person who looked at the world answers to the question of the last session."""
@@ -201,12 +265,20 @@ class Trial:
         return {self._asked: truth(self._asked, effects)}
 
 
-def _kill_after(child: Child, seconds: float) -> None:
-    """Kill -9 so long after the kickoff began, unless the session has ended by then."""
+def _after(child: Child, seconds: float, end_it: Callable[[], None]) -> None:
+    """End it so long after the kickoff began, unless the session has ended by then."""
     try:
         child.wait_for(seconds=seconds)
     except TimeoutError:
-        child.kill()
+        end_it()
+
+
+def _told_apart(end: End, said: Mapping[str, Any]) -> End:
+    """How a session ended, by what it raised."""
+    kind = (said.get("error") or {}).get("type")
+    if end == "paused" and kind in _ASKS:
+        return "asked"
+    return "cancelled" if end == "failed" and kind == _STOPPED else end
 
 
 def truth(step: str, effects: Iterable[Effect]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from tests.crash.governed_script import RULES
 from tests.memory_script import remembering
 from tests.openai_script import (
     Body,
@@ -73,6 +74,7 @@ def _verdict(turn: Turn) -> Reply:
 
 _SAID = remembering(
     # in front: what is said to a memory
+    *RULES,
     # models beside the agents' own: planners, judges, converters
     Rule(call("create_reasoning_plan", _PLAN), when=lambda t: _offers(t, "create_reasoning_plan")),
     Rule(Reply(json.dumps(_SEEN)), task="Just completed step"),

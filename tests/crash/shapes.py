@@ -257,6 +257,8 @@ class Order(BaseModel):
 class ShopFlow(Flow[Order]):
     """A step, a crew and an agent side by side, a router, and a crew at the end."""
 
+    _skip_auto_memory = True  # making a memory imports for seconds, in each process
+
     @start()
     def begin(self) -> str:
         return count(self.state.order)

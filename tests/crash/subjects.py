@@ -10,11 +10,18 @@ from typing import Any
 
 from crewai_prod.crashtest import Harness, Subject
 from crewai_prod.crashtest.evidence import Requests, Sent
+from crewai_prod.crashtest.sessions import How
 from tests.openai_server import ROOT, ServerProcess
 
 SCRIPT = "tests.crash.scripts:shop"
 SERVER = "CRASH_TEST_SERVER"
-MODULES = ("tests.crash.shapes", "openai.resources.chat", "openai.types.beta", "openai.types.admin")
+MODULES = (
+    "tests.crash.shapes",
+    "tests.crash.governed",
+    "openai.resources.chat",
+    "openai.types.beta",
+    "openai.types.admin",
+)
 _SETTLED_WITHIN = 10.0
 _LOOK_EVERY = 0.01
 
@@ -40,6 +47,7 @@ class ServerRequests:
                 break
             before = records
             pause.wait(_LOOK_EVERY)
+        failed = {one.n for one in records if (one.status or 0) >= 400}
         return [
             Sent(
                 record.digest,
@@ -47,6 +55,7 @@ class ServerRequests:
                 tokens=int((record.usage or {}).get("total_tokens", 0)),
             )
             for record in records
+            if record.n not in failed
         ]
 
 
@@ -54,6 +63,20 @@ def _shape(function: str, name: str, **options: Any) -> Subject:
     target = f"tests.crash.shapes:{function}"
     return Subject(name=name, target=target, **{"inputs": {"order": 7}, **options})
 
+
+def _governed(function: str, how: How = "kickoff", **options: Any) -> Subject:
+    target = f"tests.crash.governed:{function}"
+    name = function.replace("_", "-") + (f"-{how}" if how != "kickoff" else "")
+    people = "tests.crash.governed:Boss"
+    inputs = {"order": 7}
+    return Subject(name=name, target=target, inputs=inputs, how=how, people=people, **options)
+
+
+_FORMS: Sequence[tuple[str, How]] = (
+    ("native", "kickoff"),
+    ("text", "akickoff"),
+    ("native", "kickoff_async"),
+)
 
 SUBJECTS: Mapping[str, Subject] = {
     subject.name: subject
@@ -81,6 +104,20 @@ SUBJECTS: Mapping[str, Subject] = {
     )
 }
 """The shapes, by name."""
+
+GOVERNED: Mapping[str, Subject] = {
+    subject.name: subject
+    for subject in (
+        _governed("careful"),
+        *(
+            _governed(f"{kind}_{path}", how)
+            for kind in ("guarded", "budgeted", "looping", "asked")
+            for path, how in _FORMS
+        ),
+        _governed("asked_flow"),
+    )
+}
+"""Crews with guards, limits and people. The suite kills the first one, the whole matrix all."""
 
 
 @contextmanager

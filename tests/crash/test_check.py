@@ -16,6 +16,7 @@ from crewai_prod.crashtest.check import (
     violations,
 )
 from crewai_prod.crashtest.evidence import Effect, Recorded, Sent
+from crewai_prod.crashtest.sessions import NOTICE
 from crewai_prod.crashtest.trial import SessionSeen, TrialSeen
 from crewai_prod.records import StepKind, StepRecord, StepStatus, Usage
 
@@ -71,6 +72,37 @@ def _trial(*sessions: SessionSeen, **changes: Any) -> TrialSeen:
 
 BASELINE = _trial(_session())
 EXPECTED = Expectation(baseline=BASELINE)
+
+_TOLD = Effect("question 1", NOTICE, '{"kind": "tool"}')
+
+
+def test_people_are_not_told_twice() -> None:
+    """Killed on the way, nobody may be told; of what a kill alone can make a question, they may."""
+    expected = Expectation(baseline=_trial(_session(), effects=(_ACTED, _TOLD)))
+    kinds = [one.kind for one in violations(_trial(_session()), expected)]
+    assert kinds == ["lost effect"]
+    killed = _session(end="killed", after=Recorded(), sent=())
+    assert violations(_trial(killed, _session()), expected) == []
+    twice = _trial(_session(), effects=(_ACTED, _TOLD, _TOLD))
+    assert [one.kind for one in violations(twice, expected)] == ["repeated effect"]
+    of_a_kill = replace(_TOLD, step="question 2", arguments='{"kind": "unknown_outcome"}')
+    assert violations(_trial(_session(), effects=(_ACTED, _TOLD, of_a_kill)), expected) == []
+
+
+def _with(name: str, value: Any) -> Recorded:
+    changes: dict[str, Any] = {name: value}
+    return replace(_recorded({1: 2}, 30), **changes)
+
+
+@pytest.mark.parametrize("name", ["questions", "verdicts", "choices"])
+def test_what_was_decided_is_the_same(name: str) -> None:
+    """More of it and less of it are noticed."""
+    calm = _with(name, {"a": 1, "b": 1})
+    other = _with(name, {"a": 2})
+    expected = Expectation(baseline=_trial(_session(after=calm)))
+    found = violations(_trial(_session(after=other)), expected)
+    assert [(one.kind, one.what) for one in found] == [(name, "1 more: a"), (name, "1 less: b")]
+
 
 _KILLED_AFTER_AN_ANSWER = _session(
     end="killed",

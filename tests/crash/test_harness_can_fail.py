@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from crewai_prod.crashtest import Harness, Report, Subject
-from crewai_prod.crashtest.plans import AtBoundary, Kill, Mode, Plan
+from crewai_prod.crashtest.plans import AtBoundary, Kill, Mode, Plan, SoFar
 from crewai_prod.crashtest.trial import TrialSeen
 from crewai_prod.errors import UsageError
 from tests.crash.subjects import SUBJECTS
@@ -44,7 +44,7 @@ class _Never:
     mode: Mode = "boundary"
     label = "kills itself"
 
-    def next(self, progress: int) -> Kill | None:
+    def next(self, so_far: SoFar) -> Kill | None:
         """See `Plan`."""
         return None
 

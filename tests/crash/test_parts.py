@@ -14,7 +14,7 @@ import pytest
 
 from crewai_prod.crashtest.check import Violation
 from crewai_prod.crashtest.evidence import FileRequests, read_effects, read_journal, read_lines
-from crewai_prod.crashtest.plans import AtBoundary, AtRandom, EverySession, Kill, spread
+from crewai_prod.crashtest.plans import AtBoundary, AtRandom, EverySession, Kill, SoFar, spread
 from crewai_prod.crashtest.report import Report, ShapeReport
 from crewai_prod.crashtest.sessions import Session
 from crewai_prod.crashtest.trial import truth
@@ -49,16 +49,18 @@ def test_spread_covers_both_ends() -> None:
 
 
 def test_one_boundary_is_killed_once() -> None:
-    """After the first session the run is left in peace."""
+    """Counted over all sessions; after it the run is left in peace."""
     plan = AtBoundary(7)
-    assert [plan.next(0), plan.next(3)] == [Kill(point=7), None]
+    assert [plan.next(SoFar(points=n)) for n in (0, 5, 7)] == [Kill(point=7), Kill(point=2), None]
 
 
 def test_every_session_goes_further_only_when_it_must() -> None:
     """The kill moves on by one boundary until something was gained, then starts anew."""
     plan = EverySession()
-    points = [kill.point for kill in map(plan.next, [0, 0, 0, 1, 1, 2]) if kill]
-    assert points == [3, 4, 5, 3, 4, 3]
+    so_far = [SoFar(progress=progress) for progress in (0, 0, 0, 1, 1, 2)]
+    so_far += [SoFar(progress=3, opens=False), SoFar(progress=3)]
+    points = [kill.point for kill in map(plan.next, so_far) if kill]
+    assert points == [3, 4, 5, 3, 4, 3, 1, 2]
 
 
 def test_random_moments_are_named_by_their_seed() -> None:
@@ -66,7 +68,11 @@ def test_random_moments_are_named_by_their_seed() -> None:
 
     def moments(seed: str) -> list[Kill | None]:
         plan = AtRandom(seed, 2.0)
-        return [plan.next(0) for _ in range(6)]
+        found, seconds = [], 0.0
+        for _ in range(6):
+            found.append(plan.next(SoFar(seconds=seconds)))
+            seconds += (found[-1].seconds or 0.0) if found[-1] else 0.0
+        return found
 
     assert moments("1") == moments("1") != moments("2")
     assert moments("1")[-1] is None
