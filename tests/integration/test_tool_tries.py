@@ -8,14 +8,17 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 import pytest
 from crewai import Crew
 from crewai.tools import BaseTool, tool
+from pydantic import AfterValidator
 
-from crewai_prod import Outcome, Retry, current_step, harden, open_journal
+import crewai_prod
+from crewai_prod import Outcome, Retry, current_step, harden, open_journal, open_run
+from crewai_prod._crewai.tools import ToolBench
 from crewai_prod.errors import (
     RunError,
     ToolFailed,
@@ -24,6 +27,8 @@ from crewai_prod.errors import (
     ToolUnavailable,
 )
 from crewai_prod.records import StepRecord, StepStatus
+from crewai_prod.run import current_scope
+from crewai_prod.testing import no_waiting
 from tests.integration.parts import MODES, PATHS, Effects, Killed, Mode, go
 from tests.integration.test_tools import make_pay, pay_crew, raising
 from tests.openai_server import Conversation, Rule, Server, answer, use
@@ -88,6 +93,39 @@ def said_to_model(server: Server) -> str:
 def hardened(server: Server, folder: Path, path: str, tool: BaseTool, said: Any) -> Any:
     """The paying crew with what is declared about its tool."""
     return harden(pay_crew(server, path, tool), journal=folder / "j.db", tools={"pay": said})
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_arguments_are_read_once_and_anew_for_each_further_try(tmp_path: Path, kind: str) -> None:
+    """What a failed try has done to its arguments is not what the next one is called with."""
+    read, got = [], []
+
+    def noted(value: list[str]) -> list[str]:
+        read.append(value)
+        return value
+
+    def send(to: Annotated[list[str], AfterValidator(noted)]) -> str:
+        """Send."""
+        got.append(list(to))
+        to.clear()
+        if len(got) == 1:
+            raise ConnectionError("reset")
+        return "sent"
+
+    async def send_later(to: Annotated[list[str], AfterValidator(noted)]) -> str:
+        """Send."""
+        return send(to)
+
+    body = send if kind == "sync" else send_later
+    made = crewai_prod.tool("send", effect="read", retry=Retry(attempts=2))(body)
+    with no_waiting(), open_run("a", journal=tmp_path / "j.db"):
+        around = current_scope.get()
+        assert around is not None
+        taken = (ToolBench(around[0], {}, lambda memory: memory).take([made]) or [])[0]
+        result = taken.run(to=["ann"]) if kind == "sync" else asyncio.run(taken.arun(to=["ann"]))
+    assert result == "sent"
+    assert got == [["ann"], ["ann"]]
+    assert len(read) == 2
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
