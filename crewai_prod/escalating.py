@@ -22,7 +22,7 @@ from crewai_prod.loops import Finding
 from crewai_prod.records import ApprovalRecord, StepKind, StepRecord, StepStatus
 from crewai_prod.required import succeeded
 from crewai_prod.setbacks import work_of
-from crewai_prod.steps import Scope, digest
+from crewai_prod.steps import Scope, digest, lies_in
 from crewai_prod.walk import Ticket
 
 if TYPE_CHECKING:
@@ -39,25 +39,34 @@ class Escalating:
         run: The run.
 
     Attributes:
-        rules: When a person is asked; None: never.
+        of_models: Whether a model call may be a reason to ask.
     """
 
     def __init__(self, run: Run) -> None:
-        self.rules: Escalation | None = None
+        self.of_models = False
         self._run = run
+        self._joined: list[tuple[str, Escalation]] = []
         self._applied: set[int] = set()
 
-    def join(self, rules: Escalation | None) -> None:
-        """Ask by these rules from now on."""
-        self.rules = rules
-        if rules is not None and rules.after_failures is not None:
-            self._run.setbacks.on = True
+    def join(self, rules: Escalation | None, path: str = "") -> None:
+        """Ask by these rules from now on.
 
-    @property
-    def of_models(self) -> bool:
-        """Whether a model call may be a reason to ask."""
-        rules = self.rules
-        return rules is not None and (rules.after_failures or rules.at_budget) is not None
+        Args:
+            rules: As `harden` was given them.
+            path: The scope of what is kicked off within the run; "": all of it.
+        """
+        if rules is None:
+            return
+        self._joined.append((path, rules))
+        self.of_models |= (rules.after_failures or rules.at_budget) is not None
+        self._run.setbacks.on |= rules.after_failures is not None
+
+    def rules(self, scope: Scope) -> Escalation | None:
+        """When a person is asked there: by the rules of the innermost kickoff that has any."""
+        if not self._joined:
+            return None
+        here = [one for one in self._joined if not one[0] or lies_in(scope.path, one[0])]
+        return max(here, key=lambda one: len(one[0]))[1] if here else None
 
     def before_model(self, ticket: Ticket) -> str | None:
         """What people have said that the model has not been told yet; None: nothing.
@@ -67,9 +76,10 @@ class Escalating:
             EscalationRejected: They have said no; the run is stopped.
             CrewProdError: The run was stopped, or the journal could not be read or written.
         """
-        if not self.of_models:
+        rules = self.rules(ticket.scope)
+        if rules is None:
             return None
-        questions = (self._of_failures(ticket.scope), self._of_budget(ticket))
+        questions = (self._of_failures(rules, ticket.scope), self._of_budget(rules, ticket))
         notes = (self._untold(one, ticket.scope) for one in questions if one is not None)
         return "\n".join(note for note in notes if note) or None
 
@@ -84,10 +94,11 @@ class Escalating:
         Raises:
             ApprovalRequired: A person is to decide first; the run is stopped.
         """
-        if self.rules is None or not self.rules.on_loop:
+        rules = self.rules(scope)
+        if rules is None or not rules.on_loop:
             return False
         facts = {"tool": found.tool, "kind": found.kind, "calls": found.calls}
-        question = self._ask(scope, "loop", (found.tool, str(decision)), facts, found.tool)
+        question = self._ask(rules, scope, "loop", (found.tool, str(decision)), facts, found.tool)
         return question.verdict == "approved"
 
     def asked_by_model(self, scope: Scope, step_id: str, tool: str, question: str) -> Decision:
@@ -96,7 +107,7 @@ class Escalating:
         Raises:
             ApprovalRequired: Nobody has answered yet; the run is stopped.
         """
-        assert self.rules is not None
+        rules = self.rules(scope)
         return self._run.approving.ask(
             scope,
             kind=QUESTION,
@@ -105,19 +116,18 @@ class Escalating:
             step_id=step_id,
             tool=tool,
             arguments=orjson.dumps({"question": question}).decode(),
-            approval=self.rules.approval,
+            approval=None if rules is None else rules.approval,
         )
 
     # -- rules ------------------------------------------------------------------------------------
 
-    def _of_failures(self, scope: Scope) -> ApprovalRecord | None:
-        assert self.rules is not None
-        if self.rules.after_failures is None:
+    def _of_failures(self, rules: Escalation, scope: Scope) -> ApprovalRecord | None:
+        if rules.after_failures is None:
             return None
         work = replace(scope, path=work_of(scope))
         wrong = self._run.setbacks.of(scope)
         tools = [step for step in self._run.recorded(work) if _is_failed(step)]
-        level = self.rules.level(wrong.rejected + wrong.failed_tries + len(tools))
+        level = rules.level(wrong.rejected + wrong.failed_tries + len(tools))
         if not level:
             return None
         facts = {
@@ -125,22 +135,22 @@ class Escalating:
             "answers_sent_back": wrong.rejected,
             "failed_tries": wrong.failed_tries,
         }
-        return self._decided(self._ask(work, "failures", (str(level),), facts))
+        return self._decided(self._ask(rules, work, "failures", (str(level),), facts))
 
-    def _of_budget(self, ticket: Ticket) -> ApprovalRecord | None:
-        assert self.rules is not None
-        if self.rules.at_budget is None:
+    def _of_budget(self, rules: Escalation, ticket: Ticket) -> ApprovalRecord | None:
+        if rules.at_budget is None:
             return None
         used = self._run.braking.used(ticket)
-        if used is None or not self.rules.is_low(used.part):
+        if used is None or not rules.is_low(used.part):
             return None
-        about = (used.scope, used.limit, f"{self.rules.at_budget}")
-        return self._decided(self._ask(Scope(), "budget", about, {"used": used.message}))
+        about = (used.scope, used.limit, f"{rules.at_budget}")
+        return self._decided(self._ask(rules, Scope(), "budget", about, {"used": used.message}))
 
     # -- inner ------------------------------------------------------------------------------------
 
     def _ask(
         self,
+        rules: Escalation,
         scope: Scope,
         why: str,
         about: tuple[str, ...],
@@ -148,7 +158,6 @@ class Escalating:
         tool: str | None = None,
     ) -> ApprovalRecord:
         """The question as it was decided."""
-        assert self.rules is not None
         approving = self._run.approving
         asking = Asking(
             scope=scope,
@@ -158,7 +167,7 @@ class Escalating:
             tool=tool,
             arguments=orjson.dumps(dict(facts)).decode(),
         )
-        question = approving.put(asking, self.rules.approval)
+        question = approving.put(asking, rules.approval)
         if question.verdict is None:
             raise self._run.stop(required(question, self._run.journal.location))
         if question.id not in self._applied:

@@ -170,6 +170,7 @@ class _AgentWork:
                 seam.options.budgets, of=f"agent/{facade.role}", path=scope.path
             )
             run.routing.join(seam.options.routes, scope.path)
+            run.escalating.join(seam.options.escalation, scope.path)
             run.guarding.join(seam.options.guards, name=facade.role, path=scope.path)
         else:
             options = seam.options.for_kickoff(asked.on_change, asked.unknown)

@@ -59,7 +59,8 @@ class AskHuman(BaseTool):
 
 def _told(decision: Decision) -> str:
     """A decision in words, for the model."""
-    if decision.by is None and not decision.approved:
-        return "Nobody has answered in time. Go on without, or say that you cannot."
+    if decision.by is None:
+        default = "You may go on" if decision.approved else "Go on without, or say that you cannot"
+        return f"Nobody has answered in time. {default}."
     said = decision.note or ("Yes." if decision.approved else "No.")
     return f"They answer: {said}" if decision.approved else f"They say no: {said}"

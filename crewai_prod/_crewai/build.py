@@ -110,7 +110,7 @@ class Workshop:
         self._taken: dict[int, tuple[Any, Any]] = {}
         self._saves = Saves()
         self._memories = MemorySeam(run, self.llm, self._saves, within)
-        self.bench = ToolBench(run, options, self.memory, within)
+        self.bench = ToolBench(run, options, self.memory, within, base)
         self.caches = Caches(run, self.bench.polls)
 
     def llm(self, llm: Any) -> Any:

@@ -234,6 +234,7 @@ def _within(run: Run, around: Scope, crew: Any, shop: _Shop, asked: Asked) -> Ne
             tasks={name: f"{scope.path}/tasks/{n}" for n, name in enumerate(names)},
         )
     run.routing.join(shop.seam.options.routes, scope.path)
+    run.escalating.join(shop.seam.options.escalation, scope.path)
     run.guarding.join(shop.seam.options.guards, name=crew.name, path=scope.path)
     workshop = Workshop(run, shop.seam.options.tools, scope)
     return NestedCrewSeam(shop=shop, run=run, workshop=workshop, scope=scope)

@@ -296,6 +296,7 @@ def _seam(facade: Any, seam: FacadeSeam, asked: Asked) -> FlowSeam:
             seam.options.budgets, of=f"flow/{definition.name}", path=nested.path
         )
         run.routing.join(seam.options.routes, nested.path)
+        run.escalating.join(seam.options.escalation, nested.path)
         run.guarding.join(seam.options.guards, name=definition.name, path=nested.path)
         return FlowSeam(
             holder=holder, run=run, workshop=Workshop(run, seam.options.tools), nested=nested

@@ -94,11 +94,13 @@ class ToolBench:
         options: Mapping[str, ToolOptions],
         memory: Callable[[Any], Any],
         within: Scope | None = None,
+        base: Scope | None = None,
     ) -> None:
         self._run = run
         self._options = options
         self._memory = memory
         self._within = within
+        self._base = base or within or Scope()
         self._taken: dict[int, tuple[BaseTool, BaseTool]] = {}
         self._raised: dict[str, Raised] = {}
         self._polled: set[str] = set()
@@ -126,7 +128,7 @@ class ToolBench:
         if plain(READ_ON) not in known and any(one.say is not None for one in seams):
             self._reader = self._reader or ReadToolResult.of(self._run, self._said)
             more.append(self._one(self._reader))
-        rules = self._run.escalating.rules
+        rules = self._run.escalating.rules(self._base)
         if rules is not None and rules.ask_human and plain(ASK) not in known:
             self._asker = self._asker or AskHuman.of(self._run)
             more.append(self._one(self._asker))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from crewai import Agent, Crew, Task
+from crewai.flow.flow import Flow, start
 
 from crewai_prod import Budget, Escalation, Journal, approve, harden, open_journal, reject, tool
 from crewai_prod.approval import Approval
@@ -172,6 +173,30 @@ def test_an_agent_asks_by_itself(tmp_path: Path, path: str, mode: Mode) -> None:
         assert go(crew, mode, run_id="r").raw == "They answer: The spring tide."
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_kicked_off_within_has_its_own_rules(tmp_path: Path, own: bool) -> None:
+    """A crew in a flow by its own, where it has some, else by those of the flow."""
+    failures, asking = Escalation(after_failures=1), Escalation(ask_human=True)
+
+    with Server(ASKS) as server:
+
+        class Around(Flow):  # type: ignore[type-arg]
+            """Kicks a crew off."""
+
+            @start()
+            def work(self) -> Any:
+                """Work."""
+                inner = make_crew(server, "native")
+                return (harden(inner, escalation=asking) if own else inner).kickoff().raw
+
+        flow = harden(Around(), journal=tmp_path / "j.db", escalation=failures if own else asking)
+        with pytest.raises(ApprovalRequired, match="'Clerk' asks a person: Which tide"):
+            flow.kickoff(run_id="r")
+        approve(1, tmp_path / "j.db", note="Spring.")
+        assert flow.kickoff(run_id="r") == "They answer: Spring."
+        assert asked(open_journal(tmp_path / "j.db")) == [("question", "model", "answered")]
+
+
 @pytest.mark.parametrize("point", ["commit.before:ask", "commit.after:ask"])
 @pytest.mark.parametrize("why", ["failures", "model"])
 def test_killed_around_the_question(tmp_path: Path, why: str, point: str) -> None:
@@ -198,9 +223,10 @@ def test_killed_around_the_question(tmp_path: Path, why: str, point: str) -> Non
         assert sum(told) == 1
 
 
-def test_nobody_answers_in_time(tmp_path: Path) -> None:
-    """The agent is told so, and goes on."""
-    rules = Escalation(ask_human=True, approval=Approval(expires=0.05))
+@pytest.mark.parametrize("default", ["reject", "approve"])
+def test_nobody_answers_in_time(tmp_path: Path, default: str) -> None:
+    """The agent is told so, whatever counts instead, and goes on."""
+    rules = Escalation(ask_human=True, approval=Approval(expires=0.05, default=default))
     with Server(ASKS) as server:
         crew = harden(make_crew(server, "native"), journal=tmp_path / "j.db", escalation=rules)
         with pytest.raises(ApprovalRequired):
