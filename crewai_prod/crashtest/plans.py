@@ -100,8 +100,9 @@ class EverySession:
     def next(self, so_far: SoFar) -> Kill | None:
         """See `Plan`."""
         least = _OPENING + 1 if so_far.opens else 1
-        self._point = self._point + 1 if so_far.progress == self._progress else least
-        self._progress = so_far.progress
+        gained = so_far.progress > self._progress  # less of it: a task that is begun again
+        self._point = least if gained else self._point + 1
+        self._progress = max(self._progress, so_far.progress)
         return Kill(point=self._point)
 
 

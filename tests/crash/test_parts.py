@@ -57,8 +57,8 @@ def test_one_boundary_is_killed_once() -> None:
 def test_every_session_goes_further_only_when_it_must() -> None:
     """The kill moves on by one boundary until something was gained, then starts anew."""
     plan = EverySession()
-    so_far = [SoFar(progress=progress) for progress in (0, 0, 0, 1, 1, 2)]
-    so_far += [SoFar(progress=3, opens=False), SoFar(progress=3)]
+    so_far = [SoFar(progress=progress) for progress in (0, 0, 0, 2, 1, 3)]
+    so_far += [SoFar(progress=4, opens=False), SoFar(progress=4)]
     points = [kill.point for kill in map(plan.next, so_far) if kill]
     assert points == [3, 4, 5, 3, 4, 3, 1, 2]
 
