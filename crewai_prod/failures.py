@@ -157,7 +157,7 @@ def _usage_on_the_way(error: BaseException) -> dict[str, Any] | None:
             if usage is not None:
                 return usage
         trace = trace.tb_next
-    return None if error.__cause__ is None else billed_usage(error.__cause__)
+    return None
 
 
 def _usage_in(response: Any) -> dict[str, Any] | None:

@@ -164,7 +164,7 @@ class RunCore:
     def heed(self) -> None:
         """Refuse before a step if the run was stopped, or somebody has cancelled it by now.
 
-        Looks into the journal, which takes some 10 microseconds.
+        Looks into the journal, which takes some 20 microseconds.
 
         Raises:
             CrewProdError: It was; or the journal could not be read.
