@@ -128,7 +128,7 @@ class Brakes:
         self._held: dict[str, list[tuple[Account, Amounts]]] = {}
         self._estimators: dict[str, Estimator] = {}
         self._weights: dict[str, tuple[str, int]] = {}
-        self._asks: dict[str, Ask] = {}
+        self._asks: dict[str, tuple[Ask, int]] = {}
         self._unsaid: list[StepRecord] = []
         self._guess: Callable[[StepRecord], Amounts] = lambda step: _NOTHING
         self._lock = threading.Lock()
@@ -326,12 +326,12 @@ class Brakes:
         own = [one for one in covering if one.label is None]
         shared = [one for one in covering if one.label is not None]
         with self._lock:
-            self._asks[step_id] = ask
             self._release(step_id)
             granted = _combined(own, [one.taken for one in own], ask, patient=patient)
             if not isinstance(granted, Fits):
                 return granted
             self._hold(step_id, own, ask.amounts(granted.output))
+            self._asks[step_id] = ask, granted.output
         if not shared:
             return granted
         lowered = replace(ask, most=granted.output)
@@ -340,6 +340,7 @@ class Brakes:
             self._release(step_id)
             if isinstance(found_there, Fits):
                 self._hold(step_id, own, ask.amounts(found_there.output))
+                self._asks[step_id] = ask, found_there.output
                 return Fits(found_there.output, granted.capped or found_there.capped)
         return found_there
 
@@ -478,10 +479,11 @@ class Brakes:
 
     def _taken(self, step: StepRecord) -> Amounts:
         """What a step took; a model call of which not all was reported, about as much."""
-        ask = self._asks.get(step.step_id)
+        ask, most = self._asks.get(step.step_id, (None, 0))
         if ask is None or says_all(step):
             return _took(step)
-        return completed(_took(step), ask.amounts(weigh_answer(step.result)))
+        output = most if step.result is None else weigh_answer(step.result)
+        return completed(_took(step), ask.amounts(output))
 
     def _hold(self, step_id: str, accounts: Sequence[Account], amounts: Amounts) -> None:
         for one in accounts:
@@ -543,9 +545,11 @@ def _took(step: StepRecord) -> Amounts:
 
 def says_all(step: StepRecord) -> bool:
     """Whether what a step took is known: some providers report nothing of a call, or half of it."""
-    if step.kind is not StepKind.MODEL or step.status is not StepStatus.DONE:
-        return True
     usage = step.usage
+    if step.kind is not StepKind.MODEL:
+        return True
+    if step.status is not StepStatus.DONE:
+        return usage is None or usage.says_anything
     return usage is not None and usage.input_tokens > 0 and usage.output_tokens > 0
 
 

@@ -130,14 +130,24 @@ def billed_usage(error: BaseException) -> dict[str, Any] | None:
     Such a reply raises inside the SDK before CrewAI counts it. The SDK's response object is still a
     local of the frames the exception passed through; that is the only place that holds it.
     """
-    trace = error.__traceback__
-    while trace is not None:
-        for value in trace.tb_frame.f_locals.values():
-            usage = _usage_in(getattr(value, "http_response", None))
-            if usage is not None:
-                return usage
-        trace = trace.tb_next
+    for one in causes(error):
+        trace = one.__traceback__
+        while trace is not None:
+            for value in trace.tb_frame.f_locals.values():
+                usage = _usage_in(getattr(value, "http_response", None))
+                if usage is not None:
+                    return usage
+            trace = trace.tb_next
     return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what caused it, each once: CrewAI raises some from themselves."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__
 
 
 def _usage_in(response: Any) -> dict[str, Any] | None:

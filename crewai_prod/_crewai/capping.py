@@ -17,9 +17,14 @@ from importlib.resources import files
 from typing import Any
 
 from crewai_prod.budget import LONGEST, USUAL, Ask
+from crewai_prod.failures import causes
 
 CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
+_UNREAD = {
+    "LengthFinishReasonError": "length",
+    "ContentFilterFinishReasonError": "content_filter",
+}
 _REASONING = ("o1", "o3", "o4", "gpt-5")
 _OURS = "crewai_prod._crewai.metering"
 _OFFICIAL = "api.openai.com"
@@ -72,6 +77,15 @@ def is_cut(finish_reason: str | None, output_tokens: int, cap: int) -> bool:
     if finish_reason is not None:
         return str(finish_reason).lower() in _CUT
     return output_tokens >= cap
+
+
+def unread(error: BaseException | None) -> str | None:
+    """Why OpenAI's SDK did not read an answer in a form that came: `length` or `content_filter`.
+
+    Where it streams it gives up before it is told what the answer took.
+    """
+    names = (type(one).__name__ for one in causes(error))
+    return next((_UNREAD[name] for name in names if name in _UNREAD), None)
 
 
 def _can_lower(llm: Any) -> bool:

@@ -14,6 +14,7 @@ from crewai.llms.base_llm import llm_call_context
 from pydantic import ValidationError
 
 from crewai_prod._crewai.answers import chunks_of, decode_answer, encode_answer
+from crewai_prod._crewai.capping import unread
 from crewai_prod._crewai.guarded_model import PLACES, GuardedCall
 from crewai_prod._crewai.metering import Meter, calling, model_failures, streams
 from crewai_prod._crewai.places import scope_of
@@ -253,6 +254,8 @@ class ModelCall:
         report = billed_usage(error) if usage is None else None
         if report is not None:
             usage = replace(read_usage(report), calls=0)
+        elif usage is None and unread(error) is not None:
+            usage = Usage(calls=1)  # paid for, and nobody says how much
         try:
             self.run.fail_model(ticket, error, usage, describe(error))
         except CrewProdError as refusal:

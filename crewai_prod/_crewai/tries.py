@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 
 from crewai_prod import breakers, complaints
-from crewai_prod._crewai.capping import ask_of, is_cut, output_capped
+from crewai_prod._crewai.capping import ask_of, is_cut, output_capped, unread
 from crewai_prod._crewai.fallbacks import fallback, stand_in
 from crewai_prod._crewai.metering import Meter, is_cut_short
 from crewai_prod._crewai.stop import Passing, StopRun, refusing
@@ -341,6 +341,9 @@ class Tries:
         if failure is not error:
             failure.__cause__ = failure.__cause__ or error
         self._call.failed(self._ticket, failure, meter)
+        if self.cap is not None and unread(error) == "length":
+            with refusing():
+                raise self._run.braking.cut(self._ticket.scope)
         return failure
 
     def _note(self, failure: Exception | None) -> None:

@@ -14,6 +14,7 @@ from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, start
 from crewai.hooks import register_before_llm_call_hook, unregister_before_llm_call_hook
 from crewai.tools import tool
+from pydantic import BaseModel
 
 from crewai_prod import Budget, Retry, harden, open_journal, open_run, step
 from crewai_prod.errors import (
@@ -650,3 +651,37 @@ def test_an_agent_of_a_flow_that_was_stopped_is_not_asked_again(tmp_path: Path, 
         raised = harden(Desk(), journal=journal, budget=Budget(max_tool_calls=1))
         assert raised.kickoff(run_id="r") == "facts about tides"
         assert len(server.requests) == 2
+
+
+class _Report(BaseModel):
+    text: str
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_in_a_form_is_cut_like_any_other(tmp_path: Path, stream: bool) -> None:
+    """The SDK gives up on it; it is the budget that has cut it, and it is on the bill."""
+    journal = tmp_path / "runs.db"
+    long = Reply('{"text": "' + "x" * 400 + '"}')
+    with Server(Conversation(Rule(long))) as server:
+        model = harden(make_llm(server.url, stream=stream, max_retries=0))
+        budget = Budget(max_output_tokens=50)
+        with (
+            pytest.raises(BudgetExceeded, match="max_output_tokens is 50, 50 are spent"),
+            open_run("r", journal=journal, budget=budget),
+        ):
+            model.call("Report.", response_model=_Report)
+        assert [one.body["max_tokens"] for one in server.requests] == [50]
+    (total,) = open_journal(journal).usage()
+    assert total.spent.unpriced == (1 if stream else 0)  # not told: it breaks off before the end
+    assert total.usage.output_tokens == (0 if stream else 50)
+
+
+def test_a_try_that_failed_is_a_call(tmp_path: Path) -> None:
+    """CrewAI raises a provider's exception from itself; the try is recorded all the same."""
+    journal = tmp_path / "runs.db"
+    with Server(SCRIPT) as server:
+        fail_once(server, FAULTS["server_error"], lambda _: True)
+        quick = Retry(attempts=3, base=0.01)
+        crew = harden(make_crew(server, Effects(tmp_path)), journal=journal, retry=quick)
+        crew.kickoff(inputs={"who": "ann"}, run_id="r")
+        assert open_journal(journal).usage()[0].llm_calls == len(server.requests) == REQUESTS + 1
