@@ -138,26 +138,24 @@ def billed_usage(error: BaseException) -> dict[str, Any] | None:
     local of the frames the exception passed through; that is the only place that holds it. What the
     exception has been named since has passed through other frames: its causes are asked, too.
     """
+    for one in causes(error):
+        trace = one.__traceback__
+        while trace is not None:
+            for value in trace.tb_frame.f_locals.values():
+                usage = _usage_in(getattr(value, "http_response", None))
+                if usage is not None:
+                    return usage
+            trace = trace.tb_next
+    return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what caused it, each once: CrewAI raises some from themselves."""
     seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        usage = _usage_on_the_way(current)
-        if usage is not None:
-            return usage
-        current = current.__cause__  # what was being handled at the time is another call's
-    return None
-
-
-def _usage_on_the_way(error: BaseException) -> dict[str, Any] | None:
-    trace = error.__traceback__
-    while trace is not None:
-        for value in trace.tb_frame.f_locals.values():
-            usage = _usage_in(getattr(value, "http_response", None))
-            if usage is not None:
-                return usage
-        trace = trace.tb_next
-    return None
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__
 
 
 def _usage_in(response: Any) -> dict[str, Any] | None:

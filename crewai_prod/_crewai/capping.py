@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import Any
 
 from crewai_prod.budget import LONGEST, USUAL, Ask
+from crewai_prod.failures import causes
 
 CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete"})
@@ -83,11 +84,8 @@ def unread(error: BaseException | None) -> str | None:
 
     Where it streams it gives up before it is told what the answer took.
     """
-    while error is not None:
-        if type(error).__name__ in _UNREAD:
-            return _UNREAD[type(error).__name__]
-        error = error.__cause__
-    return None
+    names = (type(one).__name__ for one in causes(error))
+    return next((_UNREAD[name] for name in names if name in _UNREAD), None)
 
 
 def _can_lower(llm: Any) -> bool:

@@ -697,3 +697,14 @@ def test_an_answer_in_a_form_is_cut_like_any_other(tmp_path: Path, stream: bool)
     (total,) = open_journal(journal).usage()
     assert total.spent.unpriced == (1 if stream else 0)  # not told: it breaks off before the end
     assert total.usage.output_tokens == (0 if stream else 50)
+
+
+def test_a_try_that_failed_is_a_call(tmp_path: Path) -> None:
+    """CrewAI raises a provider's exception from itself; the try is recorded all the same."""
+    journal = tmp_path / "runs.db"
+    with Server(SCRIPT) as server:
+        fail_once(server, FAULTS["server_error"], lambda _: True)
+        quick = Retry(attempts=3, base=0.01)
+        crew = harden(make_crew(server, Effects(tmp_path)), journal=journal, retry=quick)
+        crew.kickoff(inputs={"who": "ann"}, run_id="r")
+        assert open_journal(journal).usage()[0].llm_calls == len(server.requests) == REQUESTS + 1
