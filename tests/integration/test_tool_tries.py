@@ -19,6 +19,7 @@ from pydantic import AfterValidator
 import crewai_prod
 from crewai_prod import Outcome, Retry, current_step, harden, open_journal, open_run
 from crewai_prod._crewai.tools import ToolBench
+from crewai_prod.bodies import current_scope
 from crewai_prod.errors import (
     RunError,
     ToolFailed,
@@ -27,7 +28,6 @@ from crewai_prod.errors import (
     ToolUnavailable,
 )
 from crewai_prod.records import StepRecord, StepStatus
-from crewai_prod.run import current_scope
 from crewai_prod.testing import no_waiting
 from tests.integration.parts import MODES, PATHS, Effects, Killed, Mode, go
 from tests.integration.test_tools import make_pay, pay_crew, raising
