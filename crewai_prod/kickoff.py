@@ -30,6 +30,7 @@ from crewai_prod.replay import TaskDefinition, plan_tasks
 from crewai_prod.run import Run, status_of
 from crewai_prod.session import RunRequest, open_session
 from crewai_prod.steps import Scope
+from crewai_prod.terminating import SIGTERM
 from crewai_prod.threads import in_thread
 
 _LANDING_SECONDS = 60.0
@@ -55,6 +56,9 @@ class Kickoff:
     kind: str
     name: str | None
     run_id: str | None
+
+    def __post_init__(self) -> None:
+        SIGTERM.heed(self.options.settings)
 
     def open(self, inputs: Any, definitions: Sequence[TaskDefinition] = ()) -> Opened:
         """Create the run or take it over; `lease` is None if it has finished before.
@@ -86,6 +90,8 @@ class Kickoff:
         self.run.routing.join(self.options.routes)
         self.run.guarding.join(self.options.guards, name=self.name)
         _watch(self.run)
+        if opened.lease is not None:
+            SIGTERM.enter(self.run)
         return opened
 
     def _approve(self, tasks: Sequence[str]) -> None:
@@ -133,8 +139,11 @@ class Kickoff:
             self.run.log.warning(
                 f"A route is for {name!r}, and no task or agent of that name asked."
             )
-        self.run.end(RunStatus.COMPLETED, result=result)
-        tell(self.run, self.options.on_alert)
+        try:
+            self.run.end(RunStatus.COMPLETED, result=result)
+            tell(self.run, self.options.on_alert)
+        finally:
+            SIGTERM.leave(self.run)
 
     def fail(self, error: BaseException, outputs: Sequence[Any] = ()) -> BaseException:
         """Record what ended the run; returns what the caller of the kickoff is to see.
@@ -158,6 +167,7 @@ class Kickoff:
         with suppress(JournalError):  # what cannot be recorded stays `running`, without an owner
             self.run.end(status_of(seen), error=orjson.dumps(facts).decode())
             tell(self.run, self.options.on_alert)
+        SIGTERM.leave(self.run)
         return seen
 
 

@@ -31,6 +31,8 @@ class Settings(BaseSettings):
         human: Where people are asked what CrewAI asks them (`human_input`, `@human_feedback`,
             `Flow.ask`): `pause`: the run waits for an answer as for any approval; `terminal`.
         loops: Whether calls that lead nowhere are looked for; see `Loops`.
+        sigterm: Whether SIGTERM first stops the runs of a process, after their current step, if a
+            kickoff was made on its main thread and nobody else has set a handler.
         quiet: Silence CrewAI's own console output during hardened runs, and the progress of a
             batch.
     """
@@ -49,4 +51,5 @@ class Settings(BaseSettings):
     notify: str | None = None
     human: Literal["pause", "terminal"] = "pause"
     loops: bool = True
+    sigterm: bool = True
     quiet: bool = False

@@ -29,6 +29,7 @@ from crewai_prod.records import StepKind, StepRecord, StepStatus
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 from crewai_prod.stored import UNFAITHFUL, Kinds, kinds_seen_by, pack, unpack
+from crewai_prod.terminating import SIGTERM
 from crewai_prod.threads import in_thread
 from crewai_prod.tooling import ToolOptions
 from crewai_prod.trying import End, Made, Returned, Stopped, Trying
@@ -245,6 +246,7 @@ class OpenRun:
         self._end(error)
 
     async def __aenter__(self) -> Self:
+        SIGTERM.heed(self.options.settings)
         await in_thread(self._open)
         return self._begin()
 

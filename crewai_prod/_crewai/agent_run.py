@@ -35,6 +35,7 @@ from crewai_prod.run import Run
 from crewai_prod.run_core import recorded_usage
 from crewai_prod.session import inputs_digest
 from crewai_prod.steps import Scope, digest
+from crewai_prod.terminating import SIGTERM
 from crewai_prod.threads import in_thread
 
 _THE_TASK = 0
@@ -86,6 +87,7 @@ class HardenedAgent(Seamed):
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
         asked = _Asked(run_id, on_change, unknown, messages, args, kwargs)
+        SIGTERM.heed(seam_of(self).options.settings)
         work = await in_thread(_AgentWork.of, self, asked)
         return await work.run_async()
 

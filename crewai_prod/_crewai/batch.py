@@ -21,6 +21,7 @@ from crewai_prod.kickoff import place_around
 from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.progress import BatchProgress
 from crewai_prod.session import new_run_id
+from crewai_prod.terminating import SIGTERM
 
 AT_A_TIME = 8
 """How many items the asynchronous forms run at once if they are not told. Bare CrewAI starts all of
@@ -130,6 +131,7 @@ def _batch(
     """Check what a batch was asked for, all of it before anything is run."""
     options = seam_of(crew).options
     options.for_kickoff(on_change, unknown)
+    SIGTERM.heed(options.settings)
     items = list(inputs)
     made = new_run_id(crew.name) if place_around() is None else None
     return _CrewBatch(

@@ -26,6 +26,7 @@ from crewai_prod.options import Options
 from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.run import Run
 from crewai_prod.steps import Scope
+from crewai_prod.terminating import SIGTERM
 from crewai_prod.threads import in_thread
 
 
@@ -123,6 +124,7 @@ class HardenedCrew(BatchKickoffs, Seamed):
     ) -> Any:
         """`kickoff` on a worker thread."""
         asked = Asked(run_id, on_change, unknown, inputs, args, kwargs)
+        SIGTERM.heed(seam_of(self).options.settings)
         working = await in_thread(_working, self, asked)
         with provided(seam_of(self).asks):
             return await working.kickoff_async(inputs, *args, **kwargs)
@@ -138,6 +140,7 @@ class HardenedCrew(BatchKickoffs, Seamed):
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
         asked = Asked(run_id, on_change, unknown, inputs, args, kwargs)
+        SIGTERM.heed(seam_of(self).options.settings)
         working = await in_thread(_working, self, asked)
         with provided(seam_of(self).asks):
             return await working.akickoff(inputs, *args, **kwargs)

@@ -37,6 +37,7 @@ from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.run import Run
 from crewai_prod.session import inputs_digest
 from crewai_prod.steps import digest
+from crewai_prod.terminating import SIGTERM
 from crewai_prod.threads import in_thread
 
 _KEPT = frozenset(
@@ -124,6 +125,7 @@ class HardenedFlow(Seamed):
     ) -> Any:
         """`kickoff` on the event loop; commits are made on worker threads."""
         asked = Asked(run_id, on_change, unknown, inputs, args, kwargs)
+        SIGTERM.heed(seam_of(self).options.settings)
         working = await in_thread(_working, self, asked)
         return await working.kickoff_async(inputs, *args, **kwargs)
 
@@ -146,6 +148,7 @@ class HardenedFlow(Seamed):
 
     async def resume_async(self, feedback: str = "", *, run_id: str | None = None) -> Any:
         """`resume` on the event loop."""
+        SIGTERM.heed(seam_of(self).options.settings)
         working, inputs = await in_thread(self._answered, feedback, run_id)
         return await working.kickoff_async(inputs)
 

@@ -79,6 +79,7 @@ LAYERS = [
         "cancelling",
         "looping",
         "owing",
+        "terminating",
         "trying",
         "approving",
         "answering",
