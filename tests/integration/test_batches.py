@@ -355,8 +355,18 @@ def test_process_that_was_asked_to_end_ends_the_batch(
     assert sorted(effects.lines) == EACH_ONCE
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as Python has it: what starts the tests in the background may have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("concurrency", [1, 2])
-def test_ctrl_c_ends_the_batch(server: Server, effects: Effects, concurrency: int) -> None:
+def test_ctrl_c_ends_the_batch(
+    server: Server, effects: Effects, concurrency: int, ctrl_c: None
+) -> None:
     """Ctrl-C reaches the caller after the steps under way, and no further item is begun."""
 
     def press(who: str) -> None:
