@@ -17,21 +17,24 @@ from zlib import crc32
 PATH, FORM = "path", "mode"
 
 
-def few(name: str, pairs: Iterable[tuple[Any, Any]]) -> set[tuple[Any, Any]]:
+def few(name: str, pairs: Iterable[tuple[Any, Any]], *, dear: bool = False) -> set[tuple[Any, Any]]:
     """The pairs that stay of a test with this name.
 
     Args:
         name: Of the test, its other parameters included.
         pairs: Of path and form, those that can be run.
+        dear: Each path once will do, with forms in turn: there are many tests like it.
     """
     given = list(dict.fromkeys(pairs))
+    if not given:
+        return set()
     turn = crc32(name.encode("utf-8", "backslashreplace"))
     paths, forms = (_turned({pair[at]: None for pair in given}, turn) for at in (0, 1))
     kept: set[tuple[Any, Any]] = set()
-    for number in range(max(len(paths), len(forms))):
+    for number in range(len(paths) if dear else max(len(paths), len(forms))):
         wanted = paths[number % len(paths)], forms[number % len(forms)]
         kept |= {wanted} & set(given)
-    for at in (0, 1):  # what cannot be run leaves gaps
+    for at in (0,) if dear else (0, 1):  # what cannot be run leaves gaps
         for pair in given:
             if pair[at] not in {one[at] for one in kept}:
                 kept.add(pair)
@@ -62,7 +65,8 @@ def deselected(items: Sequence[Any], *, sparse: bool = False) -> list[Any]:
     left_out = []
     for name, group in groups.items():
         able = [item for item in group if not _skipped(item)]
-        kept = (one if sparse else few)(name, map(_pair, able))
+        pairs, dear = map(_pair, able), group[0].get_closest_marker("dear") is not None
+        kept = one(name, pairs) if sparse else few(name, pairs, dear=dear)
         left_out += [item for item in able if _pair(item) not in kept]
     return left_out
 

@@ -24,6 +24,7 @@ from tests.openai_server import Conversation, Rule, Server, answer, fault, use
 assert shapes  # they register themselves
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize(("one", "path", "mode"), cases())
 def test_shape_survives_a_failure_of_every_request(
     server: Server, tmp_path: Path, one: Shape, path: str, mode: Mode

@@ -41,3 +41,11 @@ def test_one_stays_where_few_are_too_many() -> None:
     """Each combination is met by some test, and a test that can run none has none."""
     assert {pair for number in range(60) for pair in one(f"test_{number}", ALL)} == set(ALL)
     assert one("a test", []) == set()
+
+
+def test_a_dear_test_keeps_each_path_once() -> None:
+    """Many tests like it together meet every combination all the same."""
+    met = [few(f"test_{number}", ALL, dear=True) for number in range(60)]
+    assert all(len(kept) == 2 and {path for path, _ in kept} == set(PATHS) for kept in met)
+    assert set().union(*met) == set(ALL)
+    assert few("a test", []) == set()
