@@ -23,7 +23,7 @@ def few(name: str, pairs: Iterable[tuple[Any, Any]], *, dear: bool = False) -> s
     Args:
         name: Of the test, its other parameters included.
         pairs: Of path and form, those that can be run.
-        dear: Each path once will do, with forms in turn: there are many tests like it.
+        dear: Each path once will do, with forms in turn.
     """
     given = list(dict.fromkeys(pairs))
     if not given:

@@ -54,6 +54,7 @@ class Flaky:
         return write
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("path", PATHS)
 def test_failed_write_stops_the_run_before_the_next_effect(

@@ -24,6 +24,7 @@ _ONCE = [SHAPES[name] for name in ("reasoned", "cached", "asked")]
 STOPPED = [*cases([SHAPES["reasoned_by_name"]]), *cases(_ONCE, modes=("kickoff",))]
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize(("one", "path", "mode"), STOPPED)
 def test_shape_survives_being_stopped_after_every_request(
     server: Server, tmp_path: Path, one: Shape, path: str, mode: Mode
