@@ -27,7 +27,6 @@ from crewai_prod.records import ApprovalRecord, Ruling, RunStatus
 from crewai_prod.redact import MARK
 
 Verdict = Literal["approved", "rejected"]
-Holds = Literal["once", "run", "tool"]
 
 TOOL, TASK_OUTPUT, BUDGET, UNKNOWN = "tool", "task_output", "budget", "unknown_outcome"
 HUMAN_INPUT, FEEDBACK, QUESTION = "human_input", "feedback", "question"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -173,10 +173,6 @@ class Approving:
         self._run.log.approval_applied(question, edited=decision.edited is not None)
         return decision
 
-    def tainted(self, scope: Scope) -> Collection[str]:
-        """The untrusted sources that were read in the task around a scope so far."""
-        return self._run.guarding.tainted(scope)
-
     # -- tools ------------------------------------------------------------------------------------
 
     def changed(
@@ -217,7 +213,7 @@ class Approving:
             return None  # the tool refuses them itself, and the model is told what is wrong
         asking = _of_call(ticket, form)
         if self.found(asking) is None:  # else it stays a question, whatever has changed since
-            tainted = self.tainted(ticket.scope) if approval.after_taint else ()
+            tainted = self._run.guarding.tainted(ticket.scope) if approval.after_taint else ()
             used = approval.first_use and self._is_used(ticket.name)
             why = reason_to_ask(approval, arguments, tainted=tainted, used=used)
             if why is None:

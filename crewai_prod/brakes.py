@@ -425,6 +425,8 @@ class Brakes:
 
     def release(self, step_id: str) -> bool:
         """A call was not made after all; whether something was set aside for it."""
+        if step_id not in self._asks and step_id not in self._held:
+            return False  # most calls: nobody counts
         with self._lock:
             self._asks.pop(step_id, None)
             return self._release(step_id)

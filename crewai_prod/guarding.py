@@ -33,7 +33,7 @@ from crewai_prod import codec, threads
 from crewai_prod.approval import merged
 from crewai_prod.concealing import mask
 from crewai_prod.errors import CrewProdError, GuardRejected, GuardUnavailable
-from crewai_prod.failures import of_the_call
+from crewai_prod.failures import of_the_call, said_by
 from crewai_prod.guards._pipeline import Chains, chains, fits, is_verdict
 from crewai_prod.guards._types import (
     Allow,
@@ -389,7 +389,7 @@ class Guarding:
             failure = error
             if self._run.stopped is not None and self._run.refused(error):
                 raise self._run.stopped from error
-            reason = f"{type(error).__name__}: {codec.text_of(error)}"
+            reason = said_by(error)
             if guard.fail == "closed":  # what a model told it may be what it could not judge by
                 asked = self._run.recorded(_beside(guard, at.scope, judged))
                 self._run.have_redone([step.step_id for step in asked])

@@ -21,8 +21,8 @@ from typing import Any, TypeAlias
 import orjson
 
 from crewai_prod.budget import Used
-from crewai_prod.codec import text_of
 from crewai_prod.errors import RouteFailed, UsageError
+from crewai_prod.failures import said_by
 
 _COUNTS = ("step_from", "step_to", "input_tokens_from", "after_failures")
 
@@ -294,8 +294,7 @@ def _asked(function: Callable[[RouteContext], Any], context: RouteContext, name:
         said = function(context)
     except Exception as error:
         raise RouteFailed(
-            f"The route {name!r} raised {type(error).__name__}: {text_of(error)}. "
-            "Nobody was asked.",
+            f"The route {name!r} raised {said_by(error)}. Nobody was asked.",
             rule=name,
         ) from error
     if inspect.iscoroutine(said):

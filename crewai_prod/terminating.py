@@ -81,7 +81,8 @@ class Terminating:
         threading.Thread(target=self._serve, args=(told,), name=name, daemon=True).start()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        forked = self._pid != os.getpid()  # what wakes would be the parent's thread
+        if self._asked or forked:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

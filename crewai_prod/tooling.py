@@ -11,7 +11,6 @@ from crewai_prod.errors import UsageError
 from crewai_prod.retry import Retry
 
 Effect = Literal["read", "write", "nested"]
-Unknown = Literal["pause", "rerun", "fail"]
 
 
 @dataclass(frozen=True, slots=True)

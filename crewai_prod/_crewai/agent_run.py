@@ -16,14 +16,14 @@ from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.agents import in_kickoff
 from crewai_prod._crewai.asked import Asked
 from crewai_prod._crewai.build import Workshop, give_back_agent
+from crewai_prod._crewai.cancellable import Cancellable
 from crewai_prod._crewai.definition import define_agent
 from crewai_prod._crewai.guarded_ends import admitted, released
 from crewai_prod._crewai.outputs import dump_model
 from crewai_prod._crewai.side_by_side import undisturbed
 from crewai_prod._crewai.stop import unwrapped
-from crewai_prod._crewai.takeover import Seamed, seam_of, take_over
+from crewai_prod._crewai.takeover import seam_of, take_over
 from crewai_prod._crewai.usage import read_metrics
-from crewai_prod.cancelling import cancel
 from crewai_prod.errors import ToolFailed
 from crewai_prod.kickoff import Kickoff, place_around, whatever_happens, with_cause
 from crewai_prod.options import Options
@@ -51,7 +51,7 @@ class FacadeSeam:
     last_run: str | None = None
 
 
-class HardenedAgent(Seamed):
+class HardenedAgent(Cancellable):
     """An agent whose every kickoff is a durable run.
 
     `kickoff`, `kickoff_async` and `akickoff` take `run_id`, `on_change` and `unknown`, as those of
@@ -94,18 +94,6 @@ class HardenedAgent(Seamed):
     async def akickoff(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
         """The same as `kickoff_async`."""
         return await self.kickoff_async(messages, *args, **kwargs)
-
-    def cancel(self, run_id: str) -> None:
-        """Stop a run, in whichever process it is at work, before its next step; see `cancel`.
-
-        Its kickoff raises `RunCancelled`. It can be resumed.
-
-        Raises:
-            RunNotFound: There is none of this id.
-            RunError: Nobody is at work on it.
-        """
-        seam: FacadeSeam = seam_of(self)
-        cancel(run_id, seam.options.open_journal())
 
     @property
     def last_run(self) -> str | None:

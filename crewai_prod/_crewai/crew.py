@@ -16,11 +16,11 @@ from crewai_prod._crewai.asked import Asked
 from crewai_prod._crewai.asking import provided, provider_here
 from crewai_prod._crewai.batch import BatchKickoffs
 from crewai_prod._crewai.build import CREW_LLMS, Workshop
+from crewai_prod._crewai.cancellable import Cancellable
 from crewai_prod._crewai.crew_run import CrewSeam, NestedCrewSeam, RunCrew, nested_scope
 from crewai_prod._crewai.definition import task_name
 from crewai_prod._crewai.side_by_side import AtWork, undisturbed
-from crewai_prod._crewai.takeover import Seamed, put, seam_of, take_over
-from crewai_prod.cancelling import cancel
+from crewai_prod._crewai.takeover import put, seam_of, take_over
 from crewai_prod.kickoff import Kickoff, place_around
 from crewai_prod.options import Options
 from crewai_prod.outcomes import UnknownPolicy
@@ -77,7 +77,7 @@ class _Shop:
         crew_run.show_memory(memory, (self.facade, *self.seam.held))
 
 
-class HardenedCrew(BatchKickoffs, Seamed):
+class HardenedCrew(BatchKickoffs, Cancellable):
     """A crew whose every kickoff is a durable run.
 
     The batch methods are described in `BatchKickoffs`. `kickoff`, `kickoff_async` and `akickoff`
@@ -144,18 +144,6 @@ class HardenedCrew(BatchKickoffs, Seamed):
         working = await in_thread(_working, self, asked)
         with provided(seam_of(self).asks):
             return await working.akickoff(inputs, *args, **kwargs)
-
-    def cancel(self, run_id: str) -> None:
-        """Stop a run, in whichever process it is at work, before its next step; see `cancel`.
-
-        Its kickoff raises `RunCancelled`. It can be resumed.
-
-        Raises:
-            RunNotFound: There is none of this id.
-            RunError: Nobody is at work on it.
-        """
-        seam: FacadeSeam = seam_of(self)
-        cancel(run_id, seam.options.open_journal())
 
     def copy(self) -> Any:
         """A hardened copy; CrewAI's own would be a bare crew."""

@@ -14,12 +14,12 @@ from crewai_prod import codec
 from crewai_prod._crewai.adoption import listen
 from crewai_prod._crewai.asked import Asked
 from crewai_prod._crewai.build import Workshop
+from crewai_prod._crewai.cancellable import Cancellable
 from crewai_prod._crewai.definition import define_flow
 from crewai_prod._crewai.flow_run import FlowSeam, RunFlow
 from crewai_prod._crewai.memory import is_memory
 from crewai_prod._crewai.side_by_side import AtWork, undisturbed
 from crewai_prod._crewai.takeover import (
-    Seamed,
     give_back,
     put,
     put_private,
@@ -29,7 +29,6 @@ from crewai_prod._crewai.takeover import (
 )
 from crewai_prod.answering import approve
 from crewai_prod.approval import FEEDBACK, QUESTION
-from crewai_prod.cancelling import cancel
 from crewai_prod.errors import UsageError
 from crewai_prod.kickoff import Kickoff, place_around
 from crewai_prod.options import Options
@@ -92,7 +91,7 @@ class _Holder:
                 give_back(flow, shown, keep=_KEPT | held)
 
 
-class HardenedFlow(Seamed):
+class HardenedFlow(Cancellable):
     """A flow whose every kickoff is a durable run, and every method of it a step.
 
     `kickoff`, `kickoff_async` and `akickoff` take `run_id`, `on_change` and `unknown`, as those of
@@ -151,18 +150,6 @@ class HardenedFlow(Seamed):
         SIGTERM.heed(seam_of(self).options.settings)
         working, inputs = await in_thread(self._answered, feedback, run_id)
         return await working.kickoff_async(inputs)
-
-    def cancel(self, run_id: str) -> None:
-        """Stop a run, in whichever process it is at work, before its next step; see `cancel`.
-
-        Its kickoff raises `RunCancelled`. It can be resumed.
-
-        Raises:
-            RunNotFound: There is none of this id.
-            RunError: Nobody is at work on it.
-        """
-        seam: FacadeSeam = seam_of(self)
-        cancel(run_id, seam.options.open_journal())
 
     def _answered(self, feedback: str, run_id: str | None) -> tuple[Any, Any]:
         seam: FacadeSeam = seam_of(self)
