@@ -20,16 +20,13 @@ from crewai_prod.errors import EscalationRejected
 from crewai_prod.escalation import Escalation
 from crewai_prod.loops import Finding
 from crewai_prod.records import ApprovalRecord, StepKind, StepRecord, StepStatus
-from crewai_prod.required import succeeded
+from crewai_prod.required import settles
 from crewai_prod.setbacks import work_of
 from crewai_prod.steps import Scope, digest, lies_in
 from crewai_prod.walk import Ticket
 
 if TYPE_CHECKING:
     from crewai_prod.run import Run
-
-_NO = "ApprovalRejected"
-"""The failure of a call that a person has rejected: that is no setback of the agent's."""
 
 
 class Escalating:
@@ -204,9 +201,9 @@ class Escalating:
 
 
 def _is_failed(step: StepRecord) -> bool:
-    if step.kind is not StepKind.TOOL or step.status is StepStatus.STARTED or succeeded(step):
-        return False
-    return bool(orjson.loads(step.error or "{}").get("type") != _NO)
+    """Whether it is a setback of the agent's; that a person rejects a call is none."""
+    ended = step.kind is StepKind.TOOL and step.status is not StepStatus.STARTED
+    return ended and not settles(step)
 
 
 def _is_answered(step: StepRecord, since: float) -> bool:

@@ -320,7 +320,7 @@ def open_run(
         inputs: What it is about; a run id belongs to one set of inputs.
         **options: As for `harden`: `journal`, `durability`, `unknown`, `log`, `prices`,
             `on_unpriced`, `on_alert`, `budget`, `budgets` (agents only), `route`, `loops`,
-            `guards` (of what is done in the block), `settings`.
+            `guards` (of what is done in the block), `escalation`, `notify`, `human`, `settings`.
 
     Returns:
         A context manager, entered once.
