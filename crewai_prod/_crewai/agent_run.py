@@ -220,11 +220,9 @@ class _AgentWork:
 
     def _admitted(self) -> Any:
         """The messages as guards let them pass; they are given as the input `messages`."""
-        if not self.run.guarding.on:
-            return self.asked.inputs
-        given = {"messages": self.asked.inputs}
-        passed = admitted(self.run, self.scope, self._path, given)
-        return passed.get("messages", self.asked.inputs)
+        asked = self.asked.inputs
+        passed = admitted(self.run, self.scope, self._path, {"messages": asked})
+        return (passed or {}).get("messages", asked)
 
     def _scope(self) -> Scope:
         place = self.scope if self.kickoff is None else self.run.scope_of_task(_THE_TASK)

@@ -85,11 +85,7 @@ class NestedCrewSeam:
         Raises:
             CrewProdError: They do not; the run is stopped.
         """
-        if not self.run.guarding.on:
-            return inputs
-        given = inputs or {}
-        passed = admitted(self.run, self.scope, self.path, given)
-        return inputs if passed is given else passed
+        return admitted(self.run, self.scope, self.path, inputs)
 
     def finished(self, crew: Any, result: Any) -> Any:
         """Hand the result over, unless the run was stopped."""

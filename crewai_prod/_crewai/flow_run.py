@@ -122,9 +122,7 @@ class FlowSeam:
         Raises:
             CrewProdError: They do not; the run is stopped.
         """
-        given = inputs or {}
-        passed = admitted(self.run, self.scope, self._path, given)
-        return inputs if passed is given else passed
+        return admitted(self.run, self.scope, self._path, inputs)
 
     @property
     def _path(self) -> str | None:

@@ -16,21 +16,26 @@ from crewai_prod.run import Run
 from crewai_prod.steps import Scope
 
 
-def admitted(run: Run, scope: Scope, path: str | None, inputs: dict[str, Any]) -> dict[str, Any]:
+def admitted(
+    run: Run, scope: Scope, path: str | None, inputs: dict[str, Any] | None
+) -> dict[str, Any] | None:
     """The inputs of a kickoff as its guards let them pass.
 
     Args:
         run: The run.
         scope: Where the kickoff is made.
         path: That of a kickoff within a run; None: it is the run.
-        inputs: By name.
+        inputs: By name; None: there are none.
 
     Raises:
         GuardRejected: They do not pass; the run is stopped.
         CrewProdError: It was stopped otherwise.
     """
-    passed: dict[str, Any] = run.guarding.of_kickoff("kickoff_input", inputs, scope, path)
-    return passed
+    if not run.guarding.on:
+        return inputs
+    given = inputs or {}
+    passed: dict[str, Any] = run.guarding.of_kickoff("kickoff_input", given, scope, path)
+    return inputs if passed is given else passed
 
 
 def released(run: Run, scope: Scope, path: str | None, result: Any) -> Any:
