@@ -147,6 +147,7 @@ class Recorded:
         open_steps: Steps that were started and have no outcome, with what is known of them.
         usage: What all recorded model calls cost.
         ended: Steps and tasks with an outcome, questions asked and answered: the run's progress.
+            What became of a call is asked because of a kill, as often as there are kills: none.
         picousd: What all recorded model calls cost in money.
         questions: What people were asked and have said, but for what became of calls.
         verdicts: What guards have said.
@@ -173,7 +174,8 @@ def read_journal(path: Path, run_id: str) -> Recorded:
     except (JournalUnavailable, RunNotFound):  # killed before it was made
         return Recorded()
     steps, attempts = journal.steps(run_id), journal.attempts(run_id)
-    tasks, asked = journal.tasks(run_id), journal.approvals(run_id)
+    tasks = journal.tasks(run_id)
+    asked = [one for one in journal.approvals(run_id) if one.kind != UNKNOWN]
     verdicts = journal.verdicts(run_id)
     journal.close()
     models = {step.step_id for step in steps if step.kind is StepKind.MODEL}
@@ -190,7 +192,7 @@ def read_journal(path: Path, run_id: str) -> Recorded:
         + sum(one.verdict is not None for one in asked)
         + (run.status is RunStatus.COMPLETED),
         picousd=sum(one.cost.picousd or 0 for one in entries if one.cost is not None),
-        questions=Counter(_question(one) for one in asked if one.kind != UNKNOWN),
+        questions=Counter(_question(one) for one in asked),
         verdicts=Counter(_verdict(one) for one in verdicts),
         choices=Counter(_choice(one) for one in steps if one.route),
     )

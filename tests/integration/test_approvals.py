@@ -21,8 +21,8 @@ from crewai_prod import Approval, Budget, approve, errors, harden, open_journal,
 from crewai_prod._crewai.changing import ToolForm
 from crewai_prod.answering import NOTHING
 from crewai_prod.approval import Reply, rule
-from crewai_prod.approving import Approving
 from crewai_prod.errors import ApprovalRequired, BudgetPaused
+from crewai_prod.guarding import Guarding
 from crewai_prod.records import ApprovalRecord, RunStatus
 from tests.crews import make_llm
 from tests.integration.parts import (
@@ -508,7 +508,7 @@ def test_which_calls_need_approval(
     journal, effects = tmp_path / "runs.db", Effects(tmp_path)
     with Server(TWICE) as server:
         crew = harden(one_cashier(server, effects, approval=approval), journal=journal)
-        monkeypatch.setattr(Approving, "tainted", lambda self, scope: effects.lines)
+        monkeypatch.setattr(Guarding, "tainted", lambda self, scope: tuple(effects.lines))
         for _ in whys:
             with pytest.raises(ApprovalRequired) as caught:
                 crew.kickoff(run_id="r")
