@@ -26,6 +26,7 @@ from crewai_prod.budget import (
     Used,
     Waits,
     completed,
+    counts_calls,
     excess,
     excess_of_call,
     excess_of_time,
@@ -46,6 +47,7 @@ from crewai_prod.budget import (
 from crewai_prod.records import (
     Amounts,
     AttemptRecord,
+    CutOff,
     Pot,
     Settled,
     StepKind,
@@ -58,11 +60,13 @@ from crewai_prod.required import REFUSED
 from crewai_prod.steps import Scope, lies_in
 
 Share = Callable[[Sequence[Pot], Callable[[Sequence[Taken]], "Amounts | None"]], None]
-"""Sets something aside of budgets that runs share; see `Journal.reserve`."""
+"""Sets something aside in the journal, of budgets that runs share; see `Journal.reserve`."""
 Where = tuple[str, str | None]
 """Path of a scope, and the agent at work there."""
 _NOTHING = Amounts()
 _A_TOOL_CALL = Amounts(tool_calls=1)
+_AN_ANSWER = 256
+"""Tokens of an answer that nobody has seen, at least, before longer ones were seen."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,6 +130,8 @@ class Brakes:
         self._accounts: list[Account] = []
         self._ledger: dict[Where, Amounts] = {}
         self._held: dict[str, tuple[Sequence[Account], Amounts]] = {}
+        self._noted: set[str] = set()
+        self._longest = 0
         self._estimators: dict[str, Estimator] = {}
         self._weights: dict[str, tuple[str, int]] = {}
         self._asks: dict[str, tuple[Ask, int]] = {}
@@ -144,22 +150,19 @@ class Brakes:
         """Whether there is any budget."""
         return bool(self._accounts)
 
-    @property
-    def shared(self) -> bool:
-        """Whether there is any that runs share."""
-        return any(one.label is not None for one in self._accounts)
-
     def take_up(
         self,
         steps: Sequence[StepRecord],
         attempts: Iterable[AttemptRecord],
         guess: Callable[[StepRecord], Amounts] = lambda step: _NOTHING,
+        cut_off: Iterable[CutOff] = (),
     ) -> None:
         """Begin with what earlier sessions have recorded.
 
         Args:
             steps: Their steps.
             attempts: Tries that did not become the outcome of one.
+            cut_off: Calls that were under way when one of them ended.
             guess: What a model call took of which not all was reported; asked once there is a
                 budget.
         """
@@ -172,6 +175,8 @@ class Brakes:
                 if one.step_id in of_model:
                     step = of_model[one.step_id]
                     self._count((step.scope, step.agent), _took_by_model(one))
+            for call in cut_off:
+                self._count((call.place.scope, call.place.agent), call.amounts)
 
     def join(
         self,
@@ -332,6 +337,11 @@ class Brakes:
                 return granted
             self._hold(step_id, own, ask.amounts(granted.output))
             self._asks[step_id] = ask, granted.output
+            notes = not shared and any(counts_calls(one.budget) for one in own)
+            if notes:
+                self._noted.add(step_id)
+        if notes:
+            share([], lambda _: ask.amounts(granted.output))
         if not shared:
             return granted
         lowered = replace(ask, most=granted.output)
@@ -339,6 +349,7 @@ class Brakes:
         with self._lock:
             self._release(step_id)
             if isinstance(found_there, Fits):
+                self._noted.add(step_id)
                 self._hold(step_id, own, ask.amounts(found_there.output))
                 self._asks[step_id] = ask, found_there.output
                 return Fits(found_there.output, granted.capped or found_there.capped)
@@ -400,7 +411,9 @@ class Brakes:
             return None
         covering = self._of((step.scope, step.agent))
         labels = tuple(sorted({one.label for one in covering if one.label is not None}))
-        if not labels or step.kind not in (StepKind.MODEL, StepKind.TOOL):
+        if step.kind not in (StepKind.MODEL, StepKind.TOOL):
+            return None
+        if not labels and step.step_id not in self._noted:
             return None
         took = self._taken(step)
         counted = before is not None and before.status is not StepStatus.STARTED
@@ -419,6 +432,7 @@ class Brakes:
                 return
             self._count((step.scope, step.agent), self._taken(step))
             self._asks.pop(step.step_id, None)
+            self._noted.discard(step.step_id)
             model, weight = self._weights.pop(step.step_id, ("", 0))
             if step.usage is not None and step.usage.calls == 1 and model:
                 self._estimators[model].learn(weight, step.usage.input_tokens)
@@ -429,6 +443,7 @@ class Brakes:
             return False  # most calls: nobody counts
         with self._lock:
             self._asks.pop(step_id, None)
+            self._noted.discard(step_id)
             return self._release(step_id)
 
     def keep(self, step_id: str, name: str) -> Amounts | None:
@@ -442,7 +457,23 @@ class Brakes:
             if held is None:
                 return None
             self._held[name] = held
+            if step_id in self._noted:
+                self._noted.add(name)
             return held[1]
+
+    def likely(self, step_id: str, most: Amounts) -> Amounts:
+        """What a model call has taken that may take so much, if nobody learns it.
+
+        An answer is then taken to be as long as the longest of the run so far.
+        """
+        ask, _ = self._asks.get(step_id, (None, 0))
+        if ask is None:
+            return most
+        return ask.amounts(min(most.output_tokens, max(self._longest, _AN_ANSWER)))
+
+    def is_noted(self, name: str) -> bool:
+        """Whether something is set aside in the journal under this name, a step's or `keep`'s."""
+        return name in self._noted
 
     def pots(self, scope: Scope) -> list[Pot]:
         """Of the budgets that runs share, those that cover what is done here."""
@@ -493,6 +524,8 @@ class Brakes:
         if took == _NOTHING:
             return
         self._ledger[where] = self._ledger.get(where, _NOTHING) + took
+        if took.llm_calls == 1:
+            self._longest = max(self._longest, took.output_tokens)
         for one in self._accounts:
             if one.label is None and one.covers(where):
                 one.spent += took

@@ -33,7 +33,16 @@ from crewai_prod.budget import (
 )
 from crewai_prod.errors import BudgetExceeded, BudgetPaused, CrewProdError
 from crewai_prod.failures import said_by
-from crewai_prod.records import Amounts, ApprovalRecord, Pot, Settled, StepRecord, Taken
+from crewai_prod.records import (
+    Amounts,
+    ApprovalRecord,
+    CutOff,
+    Place,
+    Pot,
+    Settled,
+    StepRecord,
+    Taken,
+)
 from crewai_prod.steps import Scope, digest
 from crewai_prod.walk import Ticket
 
@@ -104,6 +113,17 @@ class Braking:
                 return granted
             self._passed(granted, ticket.scope)
 
+    def say_cut_off(self, calls: Sequence[CutOff]) -> None:
+        """Say what counts as spent because the session before has ended in the middle of it."""
+        if not calls:
+            return
+        took = sum((one.amounts for one in calls), Amounts())
+        money = f" and ${Decimal(took.cost_picousd).scaleb(-12):f}" if took.cost_picousd else ""
+        self._run.log.warning(
+            f"The session before ended with {len(calls)} model call(s) under way. Nobody knows"
+            f" what they took: in budgets they count as {took.tokens} tokens{money} together."
+        )
+
     def guess(self, step: StepRecord) -> Amounts:
         """What a recorded model call took at most, by its length: its provider has not said it."""
         journal, run_id = self._run.journal, self._run.run_id
@@ -120,8 +140,9 @@ class Braking:
 
     def release(self, name: str) -> None:
         """What was set aside under this name, a step's or `keep`'s, is not needed after all."""
-        if self.brakes.release(name) and self.brakes.shared and not self._run.ended:
-            nothing, run = Settled(labels=(), hour=0, took=Amounts()), self._run
+        noted, run = self.brakes.is_noted(name), self._run
+        if self.brakes.release(name) and noted and not run.ended:
+            nothing = Settled(labels=(), hour=0, took=Amounts())
             self._write(lambda: run.journal.settle(run.lease, name, nothing))
 
     def keep(self, ticket: Ticket, number: int) -> str | None:
@@ -139,9 +160,15 @@ class Braking:
         """
         name, pots, run = f"{ticket.step_id}~{number}", self.brakes.pots(ticket.scope), self._run
         amounts = self.brakes.keep(ticket.step_id, name)
-        if amounts is not None and pots:
-            self._write(lambda: run.journal.reserve(run.lease, name, pots, lambda _: amounts))
-        return None if amounts is None else name
+        if amounts is None:
+            return None
+        if self.brakes.is_noted(name):
+            place = _place(ticket, name)
+            likely = partial(self.brakes.likely, ticket.step_id)
+            self._write(
+                lambda: run.journal.reserve(run.lease, place, pots, lambda _: amounts, likely)
+            )
+        return name
 
     def afford(self, ticket: Ticket) -> None:
         """Count a tool call in the budgets that cover it.
@@ -303,11 +330,17 @@ class Braking:
         return self._run.stop(error)
 
     def _sharing(self, ticket: Ticket) -> Share:
+        place, run = _place(ticket, ticket.step_id), self._run
+        likely = partial(self.brakes.likely, ticket.step_id)
+
         def share(pots: Sequence[Pot], decide: Callable[[Sequence[Taken]], Amounts | None]) -> None:
-            run = self._run
-            self._write(lambda: run.journal.reserve(run.lease, ticket.step_id, pots, decide))
+            self._write(lambda: run.journal.reserve(run.lease, place, pots, decide, likely))
 
         return share
+
+
+def _place(ticket: Ticket, name: str) -> Place:
+    return Place(step_id=name, scope=ticket.scope.path, agent=ticket.scope.agent)
 
 
 def plain(value: Decimal | float) -> Any:

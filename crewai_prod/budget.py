@@ -12,9 +12,14 @@ message and tool: more than any of the usual tokenizers makes of prose or code. 
 what the model's provider has counted: by the highest ratio seen lately and a tenth more, and from
 the third call on to less, too. A call that was answered without a report of what it took counts as
 its input was estimated, and its answer likewise; on the bill nobody knows what it cost. Not
-covered: images and files, which are taken for 2,000 tokens each; requests that a provider's client
-makes within one call besides the first; and calls that were under way when their process was
-killed: nobody knows what they took, and they do not count.
+covered: images and files, which are taken for 2,000 tokens each; and requests that a provider's
+client makes within one call besides the first.
+
+A call that was under way when its process was killed may have been made, and nobody knows what it
+took. It counts as one call, its input as it was estimated, and its output as the longest answer of
+the run so far (256 tokens at least), or what was set aside for it if that is less: all of what was
+set aside would make one kill the end of many a budget. So calls are never more than their limit,
+and tokens and money pass theirs by no more than what such answers were longer.
 """
 
 from __future__ import annotations
@@ -54,6 +59,7 @@ _MEASURES: Mapping[str, Callable[[Amounts], int]] = {
 }
 """What each limit is a limit of."""
 _OF_OUTPUT = ("max_usd", "max_tokens", "max_output_tokens")
+_OF_CALLS = (*_OF_OUTPUT, "max_input_tokens", "max_llm_calls")
 _WINDOWS = ("hour", "day", "month")
 
 PER_CALL, SECONDS = "per_call_input_tokens", "max_seconds"
@@ -380,6 +386,11 @@ def warned(budget: Budget, spent: Amounts) -> set[str]:
         for name, most in budget.limits.items()
         if _MEASURES[name](spent) >= most * budget.warn_at and _MEASURES[name](spent) > 0
     }
+
+
+def counts_calls(budget: Budget) -> bool:
+    """Whether it matters how many model calls are made, or what they take."""
+    return any(name in budget.limits for name in _OF_CALLS)
 
 
 def limits_output(budget: Budget) -> bool:

@@ -116,6 +116,8 @@ class Kickoff:
         tasks = {one.definition.name: f"tasks/{one.definition.position}" for one in plans}
         if not opened.created:
             self.run.braking.take_up(self.run.journal.approvals(self.run.run_id))
+            before = self.run.lease.epoch - 1
+            self.run.braking.say_cut_off([one for one in opened.cut_off if one.epoch == before])
         brakes.join(
             self.options.budgets,
             of=f"{self.kind}/{self.name or ''}",

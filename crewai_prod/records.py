@@ -236,6 +236,32 @@ class Pot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a call is made: its step, the path of its scope, and the agent at work there."""
+
+    step_id: str
+    scope: str
+    agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutOff:
+    """A model call that was under way when its session ended, by a kill or otherwise.
+
+    Attributes:
+        place: Where it was made.
+        epoch: The session.
+        at: When it began.
+        amounts: What it has likely taken; nobody knows whether it took anything.
+    """
+
+    place: Place
+    epoch: int
+    at: float
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
     """What has been spent, and what calls under way may spend besides."""
 
@@ -578,6 +604,7 @@ class Opened:
     attempts: tuple[AttemptRecord, ...] = ()
     messages: frozenset[str] = field(default_factory=frozenset)
     verdicts: tuple[GuardRecord, ...] = ()
+    cut_off: tuple[CutOff, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,7 +102,9 @@ class Run(ModelSteps, ToolSteps, TaskRecords):
         self._messages = set(opened.messages)
         self._usage = recorded_usage(opened.steps, opened.attempts)
         self.bill.take_up(opened.steps, opened.attempts)
-        self.braking.brakes.take_up(opened.steps, opened.attempts, self.braking.guess)
+        self.braking.brakes.take_up(
+            opened.steps, opened.attempts, self.braking.guess, opened.cut_off
+        )
         self.guarding.take_up(opened.verdicts)
         self._spent = usage_by_scope(opened.steps, opened.attempts)
         self._unmetered = sum(step.unmetered for step in opened.steps)

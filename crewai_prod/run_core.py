@@ -7,7 +7,9 @@ moment a run is stopped, every seam that asks it refuses. Knows nothing of crewa
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -27,7 +29,7 @@ from crewai_prod.errors import (
 )
 from crewai_prod.escalating import Escalating
 from crewai_prod.guarding import Guarding
-from crewai_prod.journal import Journal
+from crewai_prod.journal import CANCEL_SECONDS, Journal
 from crewai_prod.logs import RunLog
 from crewai_prod.looping import Looping
 from crewai_prod.outcomes import UnknownPolicy
@@ -99,6 +101,7 @@ class RunCore:
         self._contents: dict[str, str] = {}
         self._talks: dict[str, Talk] = {}
         self._stopped: CrewProdError | None = None
+        self._looked = -math.inf
         self._usage = Usage()
         self._spent: dict[str, Usage] = {}
         self._unusable: set[str] = set()
@@ -164,13 +167,16 @@ class RunCore:
     def heed(self) -> None:
         """Refuse before a step if the run was stopped, or somebody has cancelled it by now.
 
-        Looks into the journal, which takes some 20 microseconds.
+        Looks into the journal, unless it has just done so: whoever cancels waits for that long.
 
         Raises:
             CrewProdError: It was; or the journal could not be read.
         """
         self.check()
-        self._write(self._refuse_if_cancelled)
+        now = time.monotonic()
+        if now - self._looked >= CANCEL_SECONDS:
+            self._write(self._refuse_if_cancelled)
+            self._looked = now
 
     def _refuse_if_cancelled(self) -> None:
         if self.journal.cancelled([self.lease]):

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from crewai_prod.errors import UsageError
-from crewai_prod.journal._base import Journal
+from crewai_prod.journal._base import CANCEL_SECONDS, Journal
 from crewai_prod.journal._crypto import VARIABLE as KEY_VARIABLE
 from crewai_prod.journal._crypto import Cipher, Plain
 from crewai_prod.journal._files import SYNCHRONOUS, Durability
@@ -20,6 +20,7 @@ from crewai_prod.journal._sqlite import SqliteJournal
 from crewai_prod.journal._states import check_transition
 
 __all__ = [
+    "CANCEL_SECONDS",
     "GROUPS",
     "Durability",
     "Journal",

@@ -24,6 +24,7 @@ from crewai_prod.records import (
     NewRun,
     Opened,
     Owner,
+    Place,
     Pot,
     Ruling,
     RunRecord,
@@ -37,6 +38,9 @@ from crewai_prod.records import (
     TransitionRecord,
     UsageRow,
 )
+
+CANCEL_SECONDS = 0.02
+"""How old the answer of `cancelled` may be when a step is begun; whoever cancels waits for it."""
 
 Judge = Callable[[ApprovalRecord, RunStatus], "Ruling | None"]
 """What becomes of a question of a run in this status; None: it stays as it is."""
@@ -90,16 +94,20 @@ class JournalWriter(Protocol):
     def reserve(
         self,
         lease: Lease,
-        step_id: str,
+        place: Place,
         pots: Sequence[Pot],
         decide: Callable[[Sequence[Taken]], Amounts | None],
+        likely: Callable[[Amounts], Amounts] = lambda most: most,
     ) -> None:
-        """Reserve something of budgets that runs share, for a step that is about to be made.
+        """Reserve something of budgets, for a step that is about to be made.
 
         `decide` is told, for each of `pots`, what is spent and what calls under way have reserved
         in all processes, and says how much to reserve, or None: nothing. It is called within the
-        transaction, perhaps twice, and must do nothing else. A reservation ends when the step is
-        recorded or `settle` is called, and counts only as long as its run is at work.
+        transaction, perhaps twice, and must do nothing else. Without pots the call is noted for the
+        run's own budgets. A reservation ends when the step is recorded with what it `settled`, or
+        when `settle` is called, at the latest with the session. A model call that has no outcome
+        then counts for good, as it may have been made: as much as `likely` makes of what was
+        reserved. `open_run` hands it on as `cut_off`.
         """
         ...
 
@@ -111,7 +119,8 @@ class JournalWriter(Protocol):
         """Ask the session at work on a run to stop before its next step. Needs no lease.
 
         From now on the intent of no call that acts is recorded in that session: `start_step` raises
-        `RunCancelled`. A run that has been cancelled stays so.
+        `RunCancelled`. A run that has been cancelled stays so. Returns after `CANCEL_SECONDS`: then
+        no step is begun any more, as who begins one has looked (`cancelled`) that lately.
 
         Raises:
             RunNotFound: There is none of this id.

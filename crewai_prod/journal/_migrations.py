@@ -261,7 +261,37 @@ CREATE TABLE verdicts (
 CREATE INDEX verdicts_by_run ON verdicts (run, id);
 """
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(2, _money), Migration(3, _brakes))
+
+def _killed(database: Database) -> None:
+    """Version 4: calls that a kill has cut off, which count in budgets."""
+    connection = database.conn
+    assert connection is not None
+    for statement in statements(_UNDER_WAY):
+        connection.execute(statement)
+
+
+_UNDER_WAY = """
+CREATE TABLE calls_under_way (
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL,
+  step_id TEXT NOT NULL,
+  scope TEXT NOT NULL,
+  agent TEXT,
+  at REAL NOT NULL,
+  cost_picousd INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL,
+  tool_calls INTEGER NOT NULL,
+  PRIMARY KEY (run, epoch, step_id)
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(2, _money),
+    Migration(3, _brakes),
+    Migration(4, _killed),
+)
 
 
 def current_version() -> int:

@@ -24,6 +24,7 @@ from crewai_prod.journal._rows import (
     task_record,
     verdict_record,
 )
+from crewai_prod.journal._sharing import cut_off, end_session
 from crewai_prod.journal._states import check_transition
 from crewai_prod.records import (
     Lease,
@@ -86,6 +87,7 @@ def _take_over(
 ) -> Opened:
     check_transition(run.status, RunStatus.RUNNING, run.run_id)
     epoch = run.epoch + 1
+    end_session(connection, run.run)
     ownership = (owner.id, owner.host, owner.pid, owner.process_started, expires)
     connection.execute(_sql.TAKE_RUN, (epoch, *ownership, now, new.versions, run.run))
     _note(connection, run.run, run.status, RunStatus.RUNNING, epoch, now)
@@ -103,6 +105,7 @@ def _take_over(
         attempts=tuple(attempt_record(r, run.run_id, vault) for r in rows(_sql.ATTEMPTS)),
         messages=frozenset(digest for (digest,) in rows(_sql.MESSAGE_DIGESTS)),
         verdicts=tuple(verdict_record(r, run.run_id, vault) for r in rows(_sql.VERDICTS)),
+        cut_off=cut_off(connection, run.run),
     )
 
 

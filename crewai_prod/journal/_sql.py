@@ -251,15 +251,32 @@ INSERT INTO transitions (run, source, target, reason, epoch, at) VALUES (?, ?, ?
 ASK_TO_STOP = """
 INSERT INTO cancellations (run, epoch, asked_at) VALUES (?, ?, ?)
 ON CONFLICT (run) DO UPDATE SET epoch = excluded.epoch, asked_at = excluded.asked_at"""
-FORGET_SESSION = (
-    "DELETE FROM cancellations WHERE run = ?",
-    "DELETE FROM reservations WHERE run = ?",
-)
-"""When a session ends: nobody has to stop any more, and no call is under way."""
+FORGET_CANCELLATION = "DELETE FROM cancellations WHERE run = ?"
 RESERVE = f"""
 INSERT OR REPLACE INTO reservations (run, step_id, label, epoch, {_list(AMOUNTS)})
 VALUES (?, ?, ?, ?, {", ".join("?" * len(AMOUNTS))})"""
-RELEASE = "DELETE FROM reservations WHERE run = ? AND step_id = ?"
+NOTE_CALL = f"""
+INSERT OR REPLACE INTO calls_under_way (run, epoch, step_id, scope, agent, at, {_list(AMOUNTS)})
+VALUES (?, ?, ?, ?, ?, ?, {", ".join("?" * len(AMOUNTS))})"""
+RELEASE = (
+    "DELETE FROM reservations WHERE run = :run AND step_id = :step_id",
+    "DELETE FROM calls_under_way WHERE run = :run AND epoch = :epoch AND step_id = :step_id",
+)
+_HOUR = "CAST(c.at / 3600 AS INTEGER)"
+_CUT_OFF = f"""
+SELECT v.label, {_HOUR} AS hour, {", ".join(f"c.{one}" for one in AMOUNTS)}
+FROM reservations v JOIN calls_under_way c
+ON c.run = v.run AND c.epoch = v.epoch AND c.step_id = v.step_id JOIN runs r ON r.run = v.run"""
+SPEND_CUT_OFF = f"""
+INSERT INTO shared_usage (label, hour, {_list(AMOUNTS)})
+SELECT label, hour, {", ".join(f"sum({one})" for one in AMOUNTS)} FROM ({_CUT_OFF} WHERE v.run = ?)
+WHERE TRUE GROUP BY label, hour ON CONFLICT (label, hour) DO UPDATE SET
+{", ".join(f"{one} = {one} + excluded.{one}" for one in AMOUNTS)}"""
+FORGET_RESERVED = "DELETE FROM reservations WHERE run = ?"
+"""Both when a session has ended, by itself or because it was killed."""
+CUT_OFF = f"""
+SELECT epoch, step_id, scope, agent, at, {_list(AMOUNTS)} FROM calls_under_way WHERE run = ?
+ORDER BY at"""
 SPEND = f"""
 INSERT INTO shared_usage (label, hour, {_list(AMOUNTS)})
 VALUES (?, ?, {", ".join("?" * len(AMOUNTS))}) ON CONFLICT (label, hour) DO UPDATE SET
@@ -283,11 +300,14 @@ UPDATE approvals SET notified_at = ? WHERE id = ? AND status = 'open' AND notifi
 RUN_STATE = "SELECT epoch, status FROM runs WHERE run = ?"
 CANCELLED = "SELECT 1 FROM cancellations WHERE run = ? AND epoch = ?"
 _SUMS_OF_AMOUNTS = ", ".join(f"coalesce(sum({one}), 0)" for one in AMOUNTS)
-SPENT_OF = f"SELECT {_SUMS_OF_AMOUNTS} FROM shared_usage WHERE label = ? AND hour >= ?"
+SPENT_OF = f"SELECT {_SUMS_OF_AMOUNTS} FROM shared_usage WHERE label = :label AND hour >= :since"
+_AT_WORK = "(r.epoch = v.epoch AND r.status = 'running' AND r.lease_expires_at > :now)"
 RESERVED_OF = f"""
 SELECT {_SUMS_OF_AMOUNTS} FROM reservations v JOIN runs r ON r.run = v.run
-WHERE v.label = ?1 AND r.epoch = v.epoch AND r.status = 'running' AND r.lease_expires_at > ?2
-AND NOT (v.run = ?3 AND v.step_id = ?4)"""
+WHERE v.label = :label AND {_AT_WORK} AND NOT (v.run = :run AND v.step_id = :step_id)"""
+CUT_OFF_OF = f"""
+SELECT {_SUMS_OF_AMOUNTS} FROM ({_CUT_OFF} WHERE v.label = :label AND NOT {_AT_WORK})
+WHERE hour >= :since"""
 OPEN_APPROVAL = """
 SELECT id FROM approvals WHERE run = ? AND step_id IS ? AND kind = ? AND scope IS ? AND about IS ?
 AND status = 'open'"""

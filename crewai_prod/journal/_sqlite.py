@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -26,7 +26,7 @@ from crewai_prod.errors import (
     UsageError,
 )
 from crewai_prod.journal import _sharing, _sql
-from crewai_prod.journal._base import Judge
+from crewai_prod.journal._base import CANCEL_SECONDS, Judge
 from crewai_prod.journal._crypto import Cipher, Plain, check_key, store_check
 from crewai_prod.journal._failures import BINDING_ERRORS, failures, translated
 from crewai_prod.journal._files import Durability, Handle, create_file, open_writer
@@ -46,6 +46,7 @@ from crewai_prod.journal._rows import (
 )
 from crewai_prod.journal._states import check_transition
 from crewai_prod.records import (
+    Amounts,
     ApprovalRecord,
     AttemptRecord,
     GuardRecord,
@@ -54,6 +55,7 @@ from crewai_prod.records import (
     NewRun,
     Opened,
     Owner,
+    Place,
     Pot,
     RunStatus,
     Settled,
@@ -257,7 +259,7 @@ class SqliteJournal(SqliteReader):
                 _sql.ADD_TRANSITION,
                 (lease.run, source.value, status.value, reason, lease.epoch, now),
             )
-            _sharing.forget_session(connection, lease)
+            _sharing.end_session(connection, lease.run)
             if status is RunStatus.COMPLETED:
                 connection.execute(_sql.CLOSE_APPROVALS, (now, lease.run))
             _sum_up(connection, lease)
@@ -277,13 +279,18 @@ class SqliteJournal(SqliteReader):
         self._write(None, work)
 
     def reserve(
-        self, lease: Lease, step_id: str, pots: Sequence[Pot], decide: _sharing.Decide
+        self,
+        lease: Lease,
+        place: Place,
+        pots: Sequence[Pot],
+        decide: _sharing.Decide,
+        likely: Callable[[Amounts], Amounts] = lambda most: most,
     ) -> None:
         """See `JournalWriter.reserve`."""
 
         def work(connection: sqlite3.Connection) -> None:
             _fence(connection, lease)
-            _sharing.reserve(connection, lease, step_id, pots, decide)
+            _sharing.reserve(connection, lease, place, pots, decide, likely)
 
         self._write(None, work)
 
@@ -299,6 +306,7 @@ class SqliteJournal(SqliteReader):
     def cancel(self, run_id: str) -> None:
         """See `JournalWriter.cancel`."""
         self._write(None, lambda c: _sharing.ask_to_stop(c, run_id, self._vault))
+        time.sleep(CANCEL_SECONDS)
 
     def ask(self, lease: Lease, approval: ApprovalRecord) -> int:
         """See `JournalWriter.ask`."""

@@ -248,7 +248,7 @@ CREATE TABLE shared_usage (
 ) WITHOUT ROWID;
 
 -- What calls under way may take of them at most. A row counts as long as its run is at work: its
--- session is the run's, and the lease holds.
+-- session is the run's, and the lease holds. See calls_under_way for what counts from then on.
 CREATE TABLE reservations (
   run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
   step_id TEXT NOT NULL,
@@ -262,6 +262,23 @@ CREATE TABLE reservations (
   PRIMARY KEY (run, step_id, label)
 ) WITHOUT ROWID;
 CREATE INDEX reservations_by_label ON reservations (label);
+
+-- Model calls under way in runs that have a budget, and those that were when their session ended,
+-- mostly by a kill: they may have been made, and count in budgets as what they have likely taken.
+CREATE TABLE calls_under_way (
+  run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL, -- the session in which it was made
+  step_id TEXT NOT NULL,
+  scope TEXT NOT NULL, -- where in the run
+  agent TEXT, -- role
+  at REAL NOT NULL,
+  cost_picousd INTEGER NOT NULL, -- this and what follows: likely
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  llm_calls INTEGER NOT NULL,
+  tool_calls INTEGER NOT NULL,
+  PRIMARY KEY (run, epoch, step_id)
+) WITHOUT ROWID;
 
 -- What guards have said of values, and which tools have read what strangers may have written.
 CREATE TABLE verdicts (

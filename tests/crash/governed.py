@@ -139,7 +139,7 @@ def careful() -> Crew:
     """The same with limits: one of them is put to a person, and a cheaper model is asked first."""
     return guarded(
         "native",
-        budget=[Budget(max_llm_calls=4, on_limit="pause"), Budget(max_usd=1, label="tenant")],
+        budget=[Budget(max_tool_calls=1, on_limit="pause"), Budget(max_usd=1, label="tenant")],
         route=Route(_model("native", SMALL), budget_used_from=0.5, name="thrift"),
     )
 
@@ -148,7 +148,10 @@ def careful() -> Crew:
 
 
 def budgeted(path: Path) -> Crew:
-    """Budgets of run, task, agent and tenant, caps, tries that fail, and routes by both."""
+    """Budgets of run, task, agent and tenant, tries that fail, and routes by both.
+
+    Of what counts model calls there is plenty: those that a kill cuts off count, too.
+    """
     clerk = agent_of("Clerk", path, reserve)
     porter = agent_of("Porter", path, charge, mail, ship)
     tasks = [
@@ -163,7 +166,7 @@ def budgeted(path: Path) -> Crew:
             Budget(max_llm_calls=500, window="month"),
         ],
         budgets={
-            "handle": Budget(max_output_tokens=6_000, max_llm_calls=4),
+            "handle": Budget(max_output_tokens=60_000, max_llm_calls=400),
             "Clerk": Budget(max_llm_calls=200, max_usd="0.5"),
         },
         retry=Retry(
@@ -245,7 +248,7 @@ def asked(path: Path) -> Crew:
             "label": {"effect": "read"},
         },
         approvals={"draft": True},
-        budget=Budget(max_llm_calls=5, on_limit="pause"),
+        budget=Budget(max_tool_calls=3, on_limit="pause"),
         escalation=Escalation(after_failures=2, ask_human=True),
         notify=print,
     )

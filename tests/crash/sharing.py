@@ -30,7 +30,8 @@ RUNS = ("one", "two")
 CALLS = 6
 """Model calls of one run."""
 TOGETHER = 8
-"""Model calls that both may make until the budget is raised."""
+"""Model calls that both may make until the budget is raised, killed ones included."""
+PLENTY = 100
 _PATIENCE = 90.0
 _MOST_SESSIONS = 40
 
@@ -102,11 +103,11 @@ def judge(folder: Path, round_: Round, requests: ServerRequests, both: ThreadPoo
     ends = list(both.map(lambda run: round_.go(run, TOGETHER, kills=True), RUNS))
     calls = sum(_calls(journal, run) for run in RUNS)
     sent = len(requests.sent())
-    if calls > TOGETHER or sent > TOGETHER + round_.kills:
+    if sent > TOGETHER:
         return f"{calls} calls recorded, {sent} sent, {round_.kills} kills, {ends}"
-    if "BudgetExceeded" not in ends or calls < TOGETHER - 1:
-        return f"stopped too early, at {calls} calls: {ends}"
-    ends = list(both.map(lambda run: round_.go(run, 2 * CALLS, kills=True), RUNS))
+    if "BudgetExceeded" not in ends or calls < TOGETHER - 1 - round_.kills:
+        return f"stopped too early, at {calls} calls after {round_.kills} kills: {ends}"
+    ends = list(both.map(lambda run: round_.go(run, PLENTY, kills=True), RUNS))
     calls = sum(_calls(journal, run) for run in RUNS)
     if ends != ["done", "done"] or calls != 2 * CALLS:
         return f"in the end {ends}, {calls} calls"

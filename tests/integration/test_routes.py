@@ -141,11 +141,10 @@ def test_the_strong_model_is_asked_after_two_failed_validations(
     server.app.script = STUBBORN
     journal = tmp_path / "runs.db"
     small, strong = another(server, SMALL), another(server, STRONG)
-    route = [Route(strong, after_failures=2), Route(small, budget_used_from=0.01)]
-    budget = Budget(max_llm_calls=20)
+    route = [Route(strong, after_failures=2), Route(small, after_failures=1)]
 
     def kick() -> Any:
-        crew = harden(_stubborn(server, how), journal=journal, route=route, budget=budget)
+        crew = harden(_stubborn(server, how), journal=journal, route=route)
         return go(crew, mode, run_id="r")
 
     assert killed_before_each_request(kick).raw.replace(" ", "") == '{"number":7}'

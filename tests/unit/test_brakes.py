@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from crewai_prod.brakes import Brakes, Refused
 from crewai_prod.budget import Ask, Budget, Budgets, Fits, Waits
-from crewai_prod.records import Amounts, Pot, StepStatus, Taken, Usage
+from crewai_prod.records import Amounts, CutOff, Place, Pot, StepStatus, Taken, Usage
 from crewai_prod.steps import Scope
 from tests.journal.support import attempt, model_step, step
 
@@ -20,8 +20,9 @@ ASK = Ask(input_tokens=10, most=90)
 
 
 def alone(pots: Sequence[Pot], decide: Any) -> None:
-    """Where no runs share a budget, nobody is asked."""
-    raise AssertionError(pots)
+    """Where no runs share a budget nobody is asked: the call is noted, should a kill cut it off."""
+    assert not pots
+    assert decide([]).llm_calls == 1
 
 
 def brakes(*budgets: Budget, **parts: Budget) -> Brakes:
@@ -82,6 +83,23 @@ def test_what_earlier_sessions_took_is_spent() -> None:
         refused = own.admit_tool(RUN, alone)
         assert refused is not None
         assert refused.excess.limit == "max_tool_calls"
+
+
+def test_what_a_kill_has_cut_off_is_spent() -> None:
+    """As what was set aside for it, on whatever covered it."""
+    most = Amounts(input_tokens=20, output_tokens=40, llm_calls=1)
+    place = Place(step_id=done(1).step_id, scope=RUN.path, agent="Clerk")
+    own = Brakes()
+    own.take_up([], [], cut_off=[CutOff(place=place, epoch=1, at=1.0, amounts=most)] * 2)
+    parts = {"Clerk": Budget(max_tokens=200), "Other": Budget(max_tokens=200)}
+    own.join(Budgets.read(Budget(max_llm_calls=3), parts), of="crew/desk")
+    assert own.reserve(RUN, done(1).step_id, ASK, alone, patient=True) == Fits(70, capped=True)
+    assert own.is_noted(done(1).step_id)
+    own.enter(done(1, tokens=1))
+    assert not own.is_noted(done(1).step_id)
+    refused = own.reserve(RUN, "next", ASK, alone, patient=True)
+    assert isinstance(refused, Refused)
+    assert refused.excess.limit == "max_llm_calls"
 
 
 def test_a_budget_covers_its_place_and_no_other() -> None:
