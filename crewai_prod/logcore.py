@@ -103,9 +103,15 @@ class LogCore:
 
 def merged() -> Processor:
     """What the application has bound with `structlog.contextvars` stands on our lines too."""
-    from structlog.contextvars import merge_contextvars
+    from structlog import contextvars
 
-    return merge_contextvars
+    bound = getattr(contextvars, "_CONTEXT_VARS", None)  # the name of each one that ever was
+
+    def merge(logger: Any, method: str, line: _Line) -> _Line:
+        # CrewAI's contexts are large, and merging looks through all of them.
+        return line if bound == {} else contextvars.merge_contextvars(logger, method, line)
+
+    return merge
 
 
 def wrap(sink: Any, chain: Iterable[Processor]) -> Any:

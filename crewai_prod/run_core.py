@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import orjson
@@ -61,6 +61,26 @@ _SHORTEST_SHARED = 64
 """Shorter contents are cheaper to repeat than to point at."""
 
 
+class _Flight:
+    """How many calls are under way; each of them in a block of its own, on whichever thread."""
+
+    __slots__ = ("_lock", "landed", "many")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self.landed = threading.Condition(lock)
+        self.many = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.many += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.many -= 1
+            self.landed.notify_all()
+
+
 class RunCore:
     """The state of a run of this process; see `Run`."""
 
@@ -94,8 +114,7 @@ class RunCore:
         self._lease: Lease | None = None
         self._run_id: str | None = None
         self._lock = threading.Lock()
-        self._landed = threading.Condition(self._lock)
-        self._flying = 0
+        self._flight = _Flight(self._lock)
         self._walk = Walk()
         self._messages: set[str] = set()
         self._contents: dict[str, str] = {}
@@ -193,23 +212,15 @@ class RunCore:
             current = current.__cause__ or current.__context__
         return False
 
-    @contextmanager
-    def in_flight(self) -> Iterator[None]:
+    def in_flight(self) -> AbstractContextManager[None]:
         """What is called here is paid for or done: the run does not end before it is recorded."""
-        with self._lock:
-            self._flying += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._flying -= 1
-                self._landed.notify_all()
+        return self._flight
 
     def land(self, seconds: float) -> bool:
         """Refuse new steps and wait for those in flight; whether all have been recorded."""
         self.stop(RunError("The run has ended: what ran beside the task that ended it stops here."))
         with self._lock:
-            return self._landed.wait_for(lambda: self._flying == 0, seconds)
+            return self._flight.landed.wait_for(lambda: self._flight.many == 0, seconds)
 
     # -- what is recorded -------------------------------------------------------------------------
 

@@ -16,8 +16,7 @@ import orjson
 from crewai_prod import codec
 from crewai_prod.errors import DefinitionChanged
 from crewai_prod.heart import HEART, LEASE_SECONDS
-from crewai_prod.journal import Journal
-from crewai_prod.journal._lease import new_owner
+from crewai_prod.journal import Journal, forget_owner, new_owner
 from crewai_prod.logs import RunLog
 from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.records import NewRun, Opened, RunStatus, StepStatus
@@ -72,14 +71,26 @@ def open_session(run: Run, request: RunRequest, definitions: Sequence[TaskDefini
         inputs_digest=inputs_digest(request.inputs),
         versions=_versions(),
     )
-    opened = run.journal.open_run(new, new_owner(), lease_seconds=request.lease_seconds)
-    if opened.lease is None:
-        return opened
+    owner = new_owner()
+    opened = run.journal.open_run(new, owner, lease_seconds=request.lease_seconds)
+    if opened.lease is not None:
+        try:
+            _attach(run, request, opened, definitions)
+        except BaseException:  # nobody is at work on it: the next kickoff takes it over at once
+            forget_owner(owner)
+            raise
+    return opened
+
+
+def _attach(
+    run: Run, request: RunRequest, opened: Opened, definitions: Sequence[TaskDefinition]
+) -> None:
+    assert opened.lease is not None
     changed = changes(definitions, opened.tasks)
     if changed and request.on_change == "stop":
         raise _refuse(run.journal, opened, changed)
     plans = plan_tasks(definitions, opened.tasks, request.on_change)
-    log = request.open_log(new.run_id)
+    log = request.open_log(opened.run.run_id)
     run.attach(
         opened,
         log=log,
@@ -92,7 +103,6 @@ def open_session(run: Run, request: RunRequest, definitions: Sequence[TaskDefini
         log.run_started(inputs=request.inputs)
     else:
         log.run_resumed(epoch=opened.lease.epoch)
-    return opened
 
 
 def new_run_id(name: str | None) -> str:

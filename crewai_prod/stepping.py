@@ -283,7 +283,12 @@ class OpenRun:
         self._kickoff = Kickoff(
             run=run, options=self.options, kind="function", name=self.name, run_id=self.run_id
         )
-        opened = self._kickoff.open(self.inputs)
+        try:
+            opened = self._kickoff.open(self.inputs)
+        except BaseException as error:
+            if not run.opened:
+                raise
+            raise with_cause(self._kickoff.fail(error), error)  # noqa: B904 - it sets the cause
         self.run_id = opened.run.run_id
         self.finished = opened.lease is None
         if self.finished:

@@ -8,8 +8,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from crewai_prod.errors import CrewProdError, ToolError, ToolInputInvalid
@@ -47,13 +46,18 @@ class StopRun(Passing):
         self.error = error
 
 
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Turn a refusal of the run into what leaves CrewAI."""
-    try:
-        yield
-    except CrewProdError as refusal:
-        raise StopRun(refusal) from refusal
+class refusing:
+    """Turns a refusal of the run into what leaves CrewAI. No generator: it is in every step."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Raise `StopRun` in place of a refusal."""
+        if isinstance(error, CrewProdError):
+            raise StopRun(error) from error
 
 
 def unwrapped(error: BaseException) -> BaseException:

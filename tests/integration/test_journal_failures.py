@@ -11,7 +11,7 @@ import pytest
 from crewai import Agent, Crew, Task
 from crewai.tools import tool
 
-from crewai_prod import harden, open_journal, open_run
+from crewai_prod import Budget, harden, open_journal, open_run, step
 from crewai_prod.errors import (
     Corrupt,
     JournalError,
@@ -20,10 +20,12 @@ from crewai_prod.errors import (
     SchemaTooNew,
     StaleOwner,
 )
+from crewai_prod.journal import SqliteJournal
 from crewai_prod.records import RunStatus
 from crewai_prod.testing import ScriptedLLM
 from tests.integration.parts import MODES, PATHS, Effects, Killed, Mode, go, make_crew
-from tests.openai_server import Server
+from tests.openai_script import fault
+from tests.openai_server import Conversation, Rule, Server
 
 WHO = {"who": "ann"}
 WRITES = ("start_step", "finish_step", "save_task", "finish_run")
@@ -220,3 +222,43 @@ def test_what_a_run_was_lent_is_given_back_though_its_end_is_lost(
     with pytest.raises(Killed), open_run("a", journal=journal):
         agent.kickoff("hi")
     assert agent.llm is llm
+
+
+@pytest.mark.parametrize("reads", ["transitions", "approvals"])
+def test_a_run_that_cannot_be_taken_up_is_let_go(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str
+) -> None:
+    """What fails after the lease was taken keeps nobody out: the next kickoff has it at once."""
+    path = tmp_path / "runs.db"
+    crew = harden(
+        make_crew(server, Effects(tmp_path)), journal=path, budget=Budget(max_llm_calls=90)
+    )
+    whole = getattr(SqliteJournal, reads)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise JournalUnavailable("disk I/O error")
+
+    def fails_once() -> None:
+        with open_run("code", journal=path, budget=Budget(max_llm_calls=1)):
+            failing(1)
+
+    for begin in (lambda: crew.kickoff(inputs=WHO, run_id="crew"), fails_once):
+        script, server.app.script = server.app.script, Conversation(Rule(fault("forbidden")))
+        with pytest.raises(Exception, match=r"403|is odd"):
+            begin()
+        server.app.script = script
+        monkeypatch.setattr(SqliteJournal, reads, fail)
+        with pytest.raises(JournalUnavailable, match="disk I/O error"):
+            begin()
+        monkeypatch.setattr(SqliteJournal, reads, whole)
+    assert crew.kickoff(inputs=WHO, run_id="crew").raw == "sent to ann"
+    with open_run("code", journal=path, budget=Budget(max_llm_calls=1)):
+        pass
+    statuses = {run.run_id: run.status for run in open_journal(path).runs()}
+    assert statuses == {"crew": RunStatus.COMPLETED, "code": RunStatus.COMPLETED}
+
+
+@step
+def failing(number: int) -> None:
+    """A step that fails."""
+    raise ValueError(f"{number} is odd")
