@@ -32,6 +32,7 @@ import orjson
 from crewai_prod import codec, threads
 from crewai_prod.approval import merged
 from crewai_prod.concealing import mask
+from crewai_prod.deadlines import TimeLimit, call_within
 from crewai_prod.errors import CrewProdError, GuardRejected, GuardUnavailable
 from crewai_prod.failures import of_the_call, said_by
 from crewai_prod.guards._pipeline import Chains, chains, fits, is_verdict
@@ -419,8 +420,9 @@ class Guarding:
         work = _at_work.set(True)
         try:
             with self._inside(self._run, beside):
-                said = guard.check(value, context)
-                return _awaited(said, loop) if inspect.isawaitable(said) else said
+                return call_within(guard.timeout, lambda: _said(guard, value, context, loop))
+        except TimeLimit:
+            raise TimeoutError(f"it did not judge within {guard.timeout:g} seconds") from None
         finally:
             _at_work.reset(work)
             _home.reset(home)
@@ -511,6 +513,13 @@ class Guarding:
         said.clear()
         if at_once:
             self.flush()
+
+
+def _said(
+    guard: Guard, value: Any, context: GuardContext, loop: asyncio.AbstractEventLoop | None
+) -> Verdict:
+    said = guard.check(value, context)
+    return _awaited(said, loop) if inspect.isawaitable(said) else said
 
 
 def _told_apart(joined: _Joined, others: Sequence[Guard], place: str) -> Iterator[Guard]:

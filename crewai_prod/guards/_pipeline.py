@@ -96,6 +96,7 @@ def all_of(
     version: str | None = None,
     order: int = 0,
     fail: Literal["closed", "open"] = "closed",
+    timeout: float | None = None,
 ) -> Guard:
     """One guard made of several: judged in their order, journaled under one name.
 
@@ -109,6 +110,7 @@ def all_of(
             a new one of the whole.
         order: Of the whole among other guards.
         fail: What becomes of a value when a part raises.
+        timeout: Seconds that the whole has to judge; those of its parts do not count.
 
     Raises:
         UsageError: No part was given, or something that is no guard.
@@ -122,7 +124,7 @@ def all_of(
         return _judge(list(made_of.get(context.place, ())), value, context, [])
 
     places: frozenset[Place] = frozenset().union(*(one.places for one in parts))
-    return Guard(name, check, places, version or _version(parts), order, fail)
+    return Guard(name, check, places, version or _version(parts), order, fail, timeout)
 
 
 def _version(parts: Iterable[Guard]) -> str:

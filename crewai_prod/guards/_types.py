@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from crewai_prod.errors import UsageError
@@ -112,6 +113,8 @@ class Guard:
         order: Guards of a lower one are asked first; of equal ones, those listed first.
         fail: What becomes of a value that could not be checked: `closed` stops the run, `open` lets
             it pass.
+        timeout: Seconds after which it is left at work and the value could not be checked; None: it
+            takes its time.
     """
 
     name: str
@@ -120,6 +123,7 @@ class Guard:
     version: str = "1"
     order: int = 0
     fail: Literal["closed", "open"] = "closed"
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a guard.
@@ -140,8 +144,16 @@ class Guard:
             raise UsageError(f"Guard {self.name!r}: its order is a number, not {self.order!r}.")
         if self.fail not in ("closed", "open"):
             raise UsageError(f'Guard {self.name!r}: fail is "closed" or "open", not {self.fail!r}.')
+        if self.timeout is not None and not _is_positive(self.timeout):
+            raise UsageError(
+                f"Guard {self.name!r}: its timeout is a number of seconds, not {self.timeout!r}."
+            )
         if not callable(self.check):
             raise UsageError(f"Guard {self.name!r}: its check cannot be called.")
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < inf
 
 
 def guard(
@@ -150,6 +162,7 @@ def guard(
     version: str = "1",
     order: int = 0,
     fail: Literal["closed", "open"] = "closed",
+    timeout: float | None = None,
 ) -> Callable[[Check], Guard]:
     """Make a guard of a function: `@guard("tool_call")`.
 
@@ -159,10 +172,11 @@ def guard(
         version: Of its rules.
         order: Guards of a lower one are asked first.
         fail: What becomes of a value when the function raises.
+        timeout: Seconds it has to judge; None: as many as it takes.
     """
 
     def made(check: Check) -> Guard:
         called = name or str(getattr(check, "__name__", type(check).__name__))
-        return Guard(called, check, frozenset(places), version, order, fail)
+        return Guard(called, check, frozenset(places), version, order, fail, timeout)
 
     return made

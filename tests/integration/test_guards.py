@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +361,40 @@ def test_a_guard_may_fail_open(tmp_path: Path, server: Server, effects: Effects)
     assert "NoneType, which is no verdict" in str([row.reason for row in rows])
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("later", [False, True])
+def test_a_guard_that_hangs_is_left(
+    tmp_path: Path, server: Server, effects: Effects, mode: Mode, later: bool
+) -> None:
+    """What it may say afterwards is nobody's verdict; how it fails is as declared."""
+    over, asked = threading.Event(), []
+
+    def hang(value: Any, context: GuardContext) -> Allow:
+        asked.append(value)
+        over.wait(20)
+        return Allow()
+
+    async def hang_later(value: Any, context: GuardContext) -> Allow:
+        asked.append(value)
+        await asyncio.sleep(20)
+        return Allow()
+
+    @guard("tool_call", timeout=30)
+    def quick(value: Any, context: GuardContext) -> Allow:
+        return Allow()
+
+    check = guard("tool_call", timeout=0.1)(hang_later if later else hang)
+    bare, journal = make_crew(server, effects), tmp_path / "runs.db"
+    crew = harden(bare, journal=journal, guards=[quick, check])
+    with pytest.raises(GuardUnavailable, match=r"did not judge within 0\.1 seconds"):
+        go(crew, mode, inputs={"who": "ann"}, run_id="r")
+    assert (len(asked), effects.lines) == (1, [])
+    crew = harden(bare, journal=journal, guards=[quick, replace(check, fail="open")])
+    assert go(crew, mode, inputs={"who": "ann"}, run_id="r").raw == "sent to ann"
+    over.set()
+    assert (len(server.requests), effects.lines) == (REQUESTS, ALL)
+
+
 def test_what_cannot_take_the_place_of_a_value(
     tmp_path: Path, server: Server, effects: Effects
 ) -> None:
@@ -708,6 +744,13 @@ def test_wrong_guards(wrong: Any) -> None:
         wrong = [wrong[0], _polite("model_output", version="2")]
     with pytest.raises(UsageError):
         harden(guards=wrong)(_nothing)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "1", True, float("inf"), float("nan")])
+def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
+    """Anything else is refused where the guard is made."""
+    with pytest.raises(UsageError, match="timeout is a number of seconds"):
+        guard("tool_call", timeout=timeout)(lambda value, context: Allow())
 
 
 def test_people_see_what_guards_said(tmp_path: Path, server: Server, effects: Effects) -> None:
