@@ -103,6 +103,7 @@ class At:
         effect: What that is declared to do.
         model: The model that is asked or has answered.
         sensitive: Names of arguments that nobody is shown.
+        built_in: Whether the tool is one of ours.
     """
 
     scope: Scope
@@ -111,6 +112,7 @@ class At:
     effect: str | None = None
     model: str | None = None
     sensitive: frozenset[str] = frozenset()
+    built_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,6 +441,7 @@ class Guarding:
             step_id=at.step_id,
             model=at.model,
             tainted=self.tainted(at.scope),
+            built_in=at.built_in,
         )
 
     def _escalate(

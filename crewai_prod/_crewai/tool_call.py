@@ -21,6 +21,7 @@ from crewai.tools.base_tool import BaseTool
 from pydantic_core import to_jsonable_python
 
 from crewai_prod import codec, complaints
+from crewai_prod._crewai.ask_human import AskHuman
 from crewai_prod._crewai.changing import POSITIONAL, ToolForm
 from crewai_prod._crewai.metering import outside_calls
 from crewai_prod._crewai.paging import ReadToolResult
@@ -243,6 +244,7 @@ class ToolCall:
             tool=self.seam.original.name,
             effect=options.effect,
             sensitive=options.sensitive,
+            built_in=isinstance(self.seam.original, (AskHuman, ReadToolResult)),
         )
 
     def _shown_to_model(self, value: Any, stored: str) -> Any:

@@ -44,7 +44,8 @@ def tools(
 
     A call passes if every list that speaks of it lets it pass: that for all, that of its agent and
     that of its task. Names are compared as CrewAI shows them to models (`Send Mail` is
-    `send_mail`), and may hold `*` and `?`.
+    `send_mail`), and may hold `*` and `?`. What a run itself adds (`ask_human`, `read_tool_result`)
+    is allowed unless it is denied.
 
     Args:
         allow: Tools that may be called; None: all.
@@ -102,7 +103,7 @@ class _Rules:
             (f" for agent {context.agent!r}", agent),
             (f" in task {context.task!r}", task),
         ):
-            if lists is not None and not lists.pass_(tool):
+            if lists is not None and not lists.pass_(tool, built_in=context.built_in):
                 return f"The tool {context.tool!r} is not allowed{whose}.{lists.hint}"
         return None
 
@@ -142,10 +143,14 @@ class _Lists:
         allowed = None if allow is None else tuple(map(_plain, allow))
         return cls(allowed, tuple(map(_plain, deny)), hint)
 
-    def pass_(self, tool: str) -> bool:
+    def pass_(self, tool: str, *, built_in: bool) -> bool:
         if any(fnmatch.fnmatchcase(tool, one) for one in self.deny):
             return False
-        return self.allow is None or any(fnmatch.fnmatchcase(tool, one) for one in self.allow)
+        return (
+            self.allow is None
+            or built_in
+            or any(fnmatch.fnmatchcase(tool, one) for one in self.allow)
+        )
 
 
 def _plain(name: str) -> str:

@@ -83,6 +83,8 @@ class GuardContext:
         step_id: The step that the value belongs to, if it belongs to one.
         model: The model that is asked or has answered.
         tainted: The untrusted sources that have been read in this task's scope so far.
+        built_in: Whether the tool is one that the run itself has added: to ask a person, or to read
+            on in a long result.
     """
 
     place: Place
@@ -95,6 +97,7 @@ class GuardContext:
     step_id: str | None = None
     model: str | None = None
     tainted: tuple[str, ...] = ()
+    built_in: bool = False
 
 
 Check: TypeAlias = Callable[[Any, GuardContext], Verdict | Awaitable[Verdict]]

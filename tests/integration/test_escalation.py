@@ -14,6 +14,7 @@ from crewai.flow.flow import Flow, start
 from crewai_prod import Budget, Escalation, Journal, approve, harden, open_journal, reject, tool
 from crewai_prod.approval import Approval
 from crewai_prod.errors import ApprovalRequired, EscalationRejected, LoopDetected, UsageError
+from crewai_prod.guards import tools
 from crewai_prod.records import RunStatus
 from tests.crews import make_llm
 from tests.integration.parts import MODES, PATHS, Killed, Mode, go, killed
@@ -161,6 +162,7 @@ def test_an_agent_asks_by_itself(tmp_path: Path, path: str, mode: Mode) -> None:
             make_crew(server, path),
             journal=tmp_path / "j.db",
             escalation=Escalation(ask_human=True),
+            guards=[tools(allow=[])],  # of the user's tools; a run's own are allowed
         )
         with pytest.raises(ApprovalRequired) as caught:
             go(crew, mode, run_id="r")

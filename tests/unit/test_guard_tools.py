@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,15 @@ def test_every_list_that_speaks_of_a_call_must_let_it_pass(rules: Any, passes: b
     """For all, of the agent, of the task; names as CrewAI shows them; a denial always holds."""
     said = tools(**rules).check({}, CALL)
     assert isinstance(said, Allow if passes else Reject)
+
+
+def test_a_runs_own_tools_are_allowed_unless_they_are_denied() -> None:
+    """A tool of the user's that is called the same is not."""
+    for own in (True, False):
+        call = replace(CALL, tool="ask_human", built_in=own)
+        rules = tools(allow=["look_up"], agents={"Clerk": ["look_up"]})
+        assert isinstance(rules.check({}, call), Allow if own else Reject)
+        assert isinstance(tools(deny=["ask_human"]).check({}, call), Reject)
 
 
 def test_the_model_is_told_what_it_may_do_instead() -> None:
