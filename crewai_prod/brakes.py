@@ -79,6 +79,10 @@ class Account:
         agent: Of that, only what this agent does.
         name: On what it is, for people.
         label: Whose it is, if runs share it.
+        spent: How much of it.
+        reserved: What calls under way may take besides.
+        cut_off: How much of what is spent nobody has seen, see `Brakes.likely`. It is not known of
+            budgets that runs share.
     """
 
     budget: Budget
@@ -88,6 +92,7 @@ class Account:
     label: str | None = None
     spent: Amounts = _NOTHING
     reserved: Amounts = _NOTHING
+    cut_off: Amounts = _NOTHING
     warned: set[str] = field(default_factory=set)
 
     def covers(self, where: Where) -> bool:
@@ -100,6 +105,10 @@ class Account:
     def taken(self) -> Taken:
         """What this run has taken of it."""
         return Taken(spent=self.spent, reserved=self.reserved)
+
+    def excess(self, limit: str, spent: Amounts) -> Excess:
+        """A limit that would be passed, of which so much is spent."""
+        return excess(self.budget, limit, spent, self.name, self.cut_off)
 
     def is_like(self, other: Account) -> bool:
         """Whether it is the same budget on the same place."""
@@ -131,6 +140,7 @@ class Brakes:
         self._ledger: dict[Where, Amounts] = {}
         self._held: dict[str, tuple[Sequence[Account], Amounts]] = {}
         self._noted: set[str] = set()
+        self._cut_off: dict[Where, Amounts] = {}
         self._longest = 0
         self._estimators: dict[str, Estimator] = {}
         self._weights: dict[str, tuple[str, int]] = {}
@@ -176,7 +186,9 @@ class Brakes:
                     step = of_model[one.step_id]
                     self._count((step.scope, step.agent), _took_by_model(one))
             for call in cut_off:
-                self._count((call.place.scope, call.place.agent), call.amounts)
+                where = call.place.scope, call.place.agent
+                self._count(where, call.amounts)
+                self._cut_off[where] = self._cut_off.get(where, _NOTHING) + call.amounts
 
     def join(
         self,
@@ -224,6 +236,7 @@ class Brakes:
             for where, amounts in self._ledger.items():
                 if account.label is None and account.covers(where):
                     account.spent += amounts
+                    account.cut_off += self._cut_off.get(where, _NOTHING)
             account.warned = warned(budget, account.spent)
             self._accounts.append(account)
 
@@ -487,7 +500,7 @@ class Brakes:
             for one in self._accounts:
                 for limit in sorted(warned(one.budget, one.spent) - one.warned):
                     one.warned.add(limit)
-                    found.append(excess(one.budget, limit, one.spent, one.name))
+                    found.append(one.excess(limit, one.spent))
                 late = self._much_time_spent(one)
                 if late is not None and SECONDS not in one.warned:
                     one.warned.add(SECONDS)
@@ -507,7 +520,7 @@ class Brakes:
         with self._lock:
             account = min(covering, key=lambda one: least_part_left(one.budget, one.spent))
             limit = tightest_limit(account.budget, account.spent)
-            return account, excess(account.budget, limit, account.spent, account.name)
+            return account, account.excess(limit, account.spent)
 
     def raise_to(self, account: Account, budget: Budget) -> None:
         """A user's function has raised a budget."""
@@ -557,11 +570,11 @@ def _combined(
     output, capped, waits = ask.most, False, False
     for account, one in zip(accounts, taken, strict=True):
         if account.budget.route_to and goes_down(account.budget, one.spent, ask):
-            return Lower(account, excess(account.budget, "max_usd", one.spent, account.name))
+            return Lower(account, account.excess("max_usd", one.spent))
     for account, one in zip(accounts, taken, strict=True):
         verdict = judge(account.budget, one, ask, patient=patient)
         if isinstance(verdict, Passes):
-            found = excess(account.budget, verdict.limit, one.spent, account.name)
+            found = account.excess(verdict.limit, one.spent)
             return Refused(account, found)
         waits |= isinstance(verdict, Waits)
         if isinstance(verdict, Fits):
@@ -573,7 +586,7 @@ def _too_many(account: Account, taken: Amounts) -> Refused | None:
     limit = passed(account.budget, taken, _A_TOOL_CALL)
     if limit is None:
         return None
-    return Refused(account, excess(account.budget, limit, taken, account.name))
+    return Refused(account, account.excess(limit, taken))
 
 
 def _pot(account: Account, now: float) -> Pot:

@@ -46,6 +46,7 @@ from crewai_prod.records import (
     dollars,
 )
 
+_NOTHING = Amounts()
 Window = Literal["hour", "day", "month"]
 Decision: TypeAlias = "Literal['stop', 'pause'] | Budget"
 
@@ -83,6 +84,8 @@ class Excess:
         left: How much is left of it. It does not suffice.
         scope: What the budget is on: `run`, `task 'x'`, `agent 'x'` or `label 'x'`, with a window.
         budget: The budget.
+        cut_off: How much of what is spent is what calls have likely taken that were under way when
+            a session of the run ended; the bill does not know of them.
     """
 
     limit: str
@@ -91,6 +94,7 @@ class Excess:
     left: Decimal | int | float
     scope: str
     budget: Budget
+    cut_off: Decimal | int | float = 0
 
     @property
     def message(self) -> str:
@@ -106,9 +110,10 @@ class Excess:
                 f"The time of the {self.scope} is over: {self.limit} is {most}, {spent} are spent. "
                 "With a higher limit the run goes on."
             )
+        killed = f" ({_shown(self.cut_off)} by calls that a kill cut off)" if self.cut_off else ""
         return (
             f"The next call would pass the budget of the {self.scope}: {self.limit} is {most}, "
-            f"{spent} are spent. It was not made. With a higher limit the run goes on."
+            f"{spent} are spent{killed}. It was not made. With a higher limit the run goes on."
         )
 
     @property
@@ -452,13 +457,16 @@ def used_time(budget: Budget, seconds: float) -> Used | None:
     return None if most is None else Used(part=seconds / most, limit=SECONDS, scope="run")
 
 
-def excess(budget: Budget, limit: str, spent: Amounts, scope: str) -> Excess:
+def excess(
+    budget: Budget, limit: str, spent: Amounts, scope: str, cut_off: Amounts = _NOTHING
+) -> Excess:
     """A limit that would be passed, in a person's terms."""
-    most, used = budget.limits[limit], _MEASURES[limit](spent)
-    values: list[Any] = [most, used, max(0, most - used)]
+    measure = _MEASURES[limit]
+    most, used = budget.limits[limit], measure(spent)
+    values: list[Any] = [most, used, max(0, most - used), measure(cut_off)]
     if limit == "max_usd":
         values = [dollars(value) for value in values]
-    return _excess(budget, limit, values, scope)
+    return replace(_excess(budget, limit, values[:3], scope), cut_off=values[3])
 
 
 def excess_of_call(budget: Budget, tokens: int, scope: str) -> Excess | None:

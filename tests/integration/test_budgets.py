@@ -92,7 +92,7 @@ def test_a_limit_is_counted_over_kills(tmp_path: Path, path: str) -> None:
             with pytest.raises(Killed):
                 killed(lambda: crew.kickoff(inputs={"who": "ann"}, run_id="r"), 2, point)
         assert server.total_usage.requests == 3
-        with pytest.raises(BudgetExceeded):
+        with pytest.raises(BudgetExceeded, match=r"4 are spent \(2 by calls that a kill cut off\)"):
             crew.kickoff(inputs={"who": "ann"}, run_id="r")
         assert server.total_usage.requests == 3
         crew = harden(bare, journal=journal, budget=Budget(max_llm_calls=REQUESTS + 2))
