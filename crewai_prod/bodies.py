@@ -33,8 +33,7 @@ def current_step() -> CurrentStep | None:
     return step_in_body.get()
 
 
-@contextmanager
-def in_body(run: Run, ticket: Ticket, *, users: bool = True) -> Iterator[None]:
+class in_body:
     """Where a step's own code runs: a scope of its own, and the step it may ask for.
 
     Args:
@@ -42,17 +41,33 @@ def in_body(run: Run, ticket: Ticket, *, users: bool = True) -> Iterator[None]:
         ticket: Of the step.
         users: Whether the code is the user's, not CrewAI's.
     """
-    scope = current_scope.set((run, ticket.inner))
-    step = step_in_body.set(run.step_handle(ticket))
-    code = users_code.set(users or users_code.get())
-    body_point("tool.before_body")
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_run", "_ticket", "_tokens", "_users")
+
+    def __init__(self, run: Run, ticket: Ticket, *, users: bool = True) -> None:
+        self._run, self._ticket, self._users = run, ticket, users
+
+    def __enter__(self) -> None:
+        self._tokens = (
+            current_scope.set((self._run, self._ticket.inner)),
+            step_in_body.set(self._run.step_handle(self._ticket)),
+            users_code.set(self._users or users_code.get()),
+        )
+        try:
+            body_point("tool.before_body")
+        except BaseException:
+            self._leave()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+        body_point("tool.after_body")
+
+    def _leave(self) -> None:
+        scope, step, code = self._tokens
         users_code.reset(code)
         step_in_body.reset(step)
         current_scope.reset(scope)
-        body_point("tool.after_body")
 
 
 @contextmanager

@@ -156,10 +156,11 @@ def _digits(value: int) -> str:
 def _dict(value: dict[Any, Any], depth: int, above: list[int]) -> Any:
     tree = {}
     for key, item in value.items():
-        if type(key) is not str or key == "$" or not _is_text(key):
+        if type(key) is not str or key == "$" or not (key.isascii() or _is_text(key)):
             pairs = value.items()
             return _tag("dict", [_items(pair, depth, above) for pair in pairs])
-        tree[key] = to_tree(item, depth - 1, above)
+        plain = type(item) is str and item.isascii()  # most are
+        tree[key] = item if plain else to_tree(item, depth - 1, above)
     return tree
 
 

@@ -75,6 +75,8 @@ def redact_fields(
             shown[name] = _Walk(sensitive, max_size).value(value, MAX_DEPTH, hidden=True)
         elif kind is str and len(value) <= _SHORT:
             shown[name] = _short(value)
+        elif kind is float or kind is bool:
+            shown[name] = value
         elif kind in _SMALL:
             shown[name] = _number(value)
         else:

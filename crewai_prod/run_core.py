@@ -78,7 +78,8 @@ class _Flight:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self.many -= 1
-            self.landed.notify_all()
+            if not self.many:
+                self.landed.notify_all()
 
 
 class RunCore:

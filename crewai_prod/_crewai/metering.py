@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from crewai.llms.base_llm import BaseLLM
 
 from crewai_prod._crewai.capping import with_cap
-from crewai_prod._crewai.sdks import one_try, tried_once
+from crewai_prod._crewai.sdks import hold_retries, tried_once
 from crewai_prod._crewai.takeover import Seamed, put, put_private, really_a, take_over
 from crewai_prod._crewai.usage import Reported, read_usage
 from crewai_prod.records import Usage
@@ -59,8 +58,8 @@ class Meter:
         """All reports of the call together; None if nobody reported anything."""
         with self._lock:
             self._closed = True
-        reported = self.usages or self.inner
-        return sum(map(read_usage, reported), Usage()) if reported else None
+        first, *rest = self.usages or self.inner or (None,)
+        return None if first is None else sum(map(read_usage, rest), read_usage(first))
 
 
 _meter: ContextVar[Meter | None] = ContextVar("crewai_prod_meter", default=None)
@@ -83,8 +82,9 @@ def is_cut_short(llm: Any, meter: Meter) -> bool:
     In OpenAI's format that end is a finish reason and the usage; CrewAI takes what there is for the
     answer. A server that leaves one of them out is not taken for one that broke off.
     """
-    of_openai = any(kind.__name__ == "OpenAICompletion" for kind in type(llm).__mro__)
-    return of_openai and streams(llm) and not meter.finish_reason and not meter.usages
+    if meter.finish_reason or meter.usages or not streams(llm):
+        return False
+    return any(kind.__name__ == "OpenAICompletion" for kind in type(llm).__mro__)
 
 
 def current_meter() -> Meter | None:
@@ -160,28 +160,45 @@ def meter_beside(usage: dict[str, Any]) -> None:
         meter.report(usage)
 
 
-@contextmanager
-def outside_calls() -> Iterator[None]:
+class outside_calls:
     """A tool's body is no part of the model call around it: its own calls are steps."""
-    live, meter = _live.set(frozenset()), _meter.set(None)
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_tokens",)
+
+    def __enter__(self) -> None:
+        self._tokens = _live.set(frozenset()), _meter.set(None)
+
+    def __exit__(self, *_: object) -> None:
+        live, meter = self._tokens
         _live.reset(live)
         _meter.reset(meter)
 
 
-@contextmanager
-def calling(*llms: Any) -> Iterator[Meter]:
-    """Where these models are called: what they count is this call's, and they are no new steps."""
-    meter = Meter()
-    live, metered = _live.set(_live.get() | {id(llm) for llm in llms}), _meter.set(meter)
-    try:
-        with one_try():
-            yield meter
-    finally:
+class calling:
+    """Where models are called: what they count is this call's, and they are no new steps.
+
+    No generator, like other blocks that every step enters: those cost several times as much.
+
+    Args:
+        *llms: The models.
+    """
+
+    __slots__ = ("_llms", "_tokens")
+
+    def __init__(self, *llms: Any) -> None:
+        self._llms = llms
+
+    def __enter__(self) -> Meter:
+        meter = Meter()
+        live = _live.get().union(map(id, self._llms))
+        self._tokens = _live.set(live), _meter.set(meter), hold_retries()
+        return meter
+
+    def __exit__(self, *_: object) -> None:
+        live, meter, let_go = self._tokens
+        let_go()
+        _meter.reset(meter)
         _live.reset(live)
-        _meter.reset(metered)
 
 
 def is_live(llm: Any) -> bool:

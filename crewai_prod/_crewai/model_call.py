@@ -137,7 +137,7 @@ class ModelCall:
         if ticket.recorded is not None:
             return self.replay(ticket.recorded)
         tries = Tries(self, ticket, alone=alone)
-        with self.run.in_flight(), tries.ended():
+        with self.run.in_flight(), tries:
             tries.prepare()
             try:
                 return self._try(tries, work)
@@ -172,7 +172,7 @@ class ModelCall:
         if ticket.recorded is not None:
             return self.replay(ticket.recorded)
         tries = Tries(self, ticket)
-        with self.run.in_flight(), tries.ended():
+        with self.run.in_flight(), tries:
             await tries.aprepare()
             try:
                 return await self._atry(tries, work)

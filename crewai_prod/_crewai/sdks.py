@@ -8,8 +8,7 @@ while a call of a run is under way and what the user has said at any other time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -24,21 +23,21 @@ _classes: dict[type, type] = {}
 _once: ContextVar[bool] = ContextVar("crewai_prod_once", default=False)
 
 
-@contextmanager
-def one_try() -> Iterator[None]:
-    """Nobody below tries again what fails in this block."""
+def hold_retries() -> Callable[[], None]:
+    """From now on nobody below tries again what fails; returns what ends that."""
     token = _once.set(True)
     held = None if _crewai_retries is None else _crewai_retries.set(True)
-    try:
-        yield
-    finally:
+
+    def let_go() -> None:
         _once.reset(token)
         if held is not None:
             _crewai_retries.reset(held)
 
+    return let_go
+
 
 def tried_once(client: Any) -> Any:
-    """The same client; it tries once within `one_try`. Any other object stays as it is."""
+    """The same client; it tries once within `hold_retries`. Any other object stays as it is."""
     kind = type(client)
     reads = kind.__module__.partition(".")[0] in _SDKS and "max_retries" in vars(client)
     if reads and kind not in _classes.values():
@@ -47,7 +46,7 @@ def tried_once(client: Any) -> Any:
 
 
 def _said(client: Any) -> int:
-    """How often the client tries again: as the user has said, and not at all within `one_try`."""
+    """How often the client tries again: as the user has said; not at all while held."""
     said: int = vars(client)["max_retries"]
     return 0 if _once.get() else said
 

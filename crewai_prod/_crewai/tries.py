@@ -398,13 +398,14 @@ class Tries:
             return DeadlineExceeded()
         return ModelTimeout(f"{self._name()} did not answer within {self._retry.timeout} s.")
 
-    @contextmanager
-    def ended(self) -> Iterator[None]:
-        """Around all tries: what the last one raised becomes what the layers above are to see."""
+    def __enter__(self) -> None:
+        """Around all tries."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """What the last one raised becomes what the layers above are to see."""
         try:
-            yield
-        except (ModelError, DeadlineExceeded, UsageError, RouteFailed) as error:
-            raise self._final(error) from error.__cause__
+            if isinstance(error, (ModelError, DeadlineExceeded, UsageError, RouteFailed)):
+                raise self._final(error) from error.__cause__
         finally:
             self._run.braking.brakes.release(self._ticket.step_id)
 

@@ -111,5 +111,8 @@ def _plain(value: Any) -> Mapping[str, Any]:
 
 
 def _count(report: Mapping[str, Any], *names: str) -> int:
-    found = (report.get(name) for name in names)
-    return next((value for value in found if isinstance(value, int) and value > 0), 0)
+    for name in names:
+        value = report.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 0
