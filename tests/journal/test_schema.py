@@ -51,6 +51,7 @@ RELEASED = Path(__file__).with_name("released")
 TABLES = [
     "approvals",
     "attempts",
+    "calls_under_way",
     "cancellations",
     "journal_info",
     "messages",
@@ -60,6 +61,7 @@ TABLES = [
     "shared_usage",
     "steps",
     "tasks",
+    "verdicts",
 ]
 VIEWS = [
     "crew_usage",
