@@ -41,12 +41,14 @@ class Meaning:
         schema: As pydantic means it.
         shown: As a model is shown it.
         hidden: Names, at any depth, whose values are secrets.
+        names: Of the arguments, in their order.
         kept: The model whose schema is shown instead.
     """
 
     schema: Mapping[str, Any]
     shown: Mapping[str, Any]
     hidden: frozenset[str]
+    names: tuple[str, ...]
     kept: type[BaseModel] | None = None
 
 
@@ -109,7 +111,8 @@ class Arguments(BaseModel):
                 f"Tool {tool!r}: a model cannot be told what to give for its arguments: "
                 f"{str(error).splitlines()[0]}"
             ) from error
-        cls.meaning_ = Meaning(schema, shown, hidden_names(schema), kept)
+        names = tuple(info.alias or name for name, info in cls.model_fields.items())
+        cls.meaning_ = Meaning(schema, shown, hidden_names(schema), names, kept)
 
 
 class Unfit(Exception):
@@ -133,7 +136,6 @@ def read_arguments(
         Unfit: Something is missing, too much, or of another type.
     """
     meaning, mode = kind.meaning_, True if strict else None
-    names = meaning.hidden | frozenset(hidden)
     value: Any = dict(given)
     try:
         plain = is_json(value)
@@ -142,11 +144,11 @@ def read_arguments(
         value, unknown = fit(value, meaning.schema)
         found = unknown_at(unknown)
         try:
-            read = kind.model_validate_json(json.dumps(value), strict=mode)
+            read = kind.model_validate_json(_json(value), strict=mode)
         except ValidationError as error:
-            found += misfits_of(_errors(error), value, names)
+            found += misfits_of(_errors(error), value, meaning.hidden.union(hidden))
     except ValidationError as error:
-        found = misfits_of(_errors(error), value, names)
+        found = misfits_of(_errors(error), value, meaning.hidden.union(hidden))
     except RecursionError:
         found = [Misfit((), "values that are not nested as deep", "an object")]
     if found:
@@ -156,13 +158,19 @@ def read_arguments(
 
 def is_json(value: Any) -> bool:
     """Whether this is what `json.loads` could have given."""
-    if value is None or type(value) in (str, int, float, bool):
+    kind = type(value)
+    if kind in _LEAVES:
         return True
-    if type(value) is list:
-        return all(is_json(item) for item in value)
-    if type(value) is dict:
-        return all(type(key) is str and is_json(item) for key, item in value.items())
+    if kind is list:
+        return all(map(is_json, value))
+    if kind is dict:
+        return {*map(type, value)} <= _TEXT and all(map(is_json, value.values()))
     return False
+
+
+_LEAVES = frozenset({str, int, float, bool, type(None)})
+_TEXT = frozenset({str})
+_json = json.JSONEncoder().encode
 
 
 def _errors(error: ValidationError) -> Any:

@@ -33,7 +33,8 @@ class Bill:
 
     def __init__(self, prices: Prices | None = None) -> None:
         self.prices = prices or Prices()
-        self._spent = Spending()
+        self._known: int | None = None
+        self._unpriced = 0
         self._lock = threading.Lock()
         self._warned: set[str] = set()
         self._wrong: dict[str, str] = {}
@@ -41,7 +42,8 @@ class Bill:
     @property
     def spent(self) -> Spending:
         """The sum so far."""
-        return self._spent
+        with self._lock:
+            return Spending(picousd=self._known, unpriced=self._unpriced)
 
     def take_up(self, steps: Sequence[StepRecord], attempts: Iterable[AttemptRecord]) -> None:
         """Begin with what earlier sessions have recorded."""
@@ -50,7 +52,7 @@ class Bill:
             spent += cost
         unpriced = {_asked(one) for one in steps if _is_unpriced(one)}
         with self._lock:
-            self._spent, self._warned = spent, unpriced
+            self._known, self._unpriced, self._warned = spent.picousd, spent.unpriced, unpriced
 
     def refusal(self, ticket: Ticket) -> ModelUnpriced | None:
         """Why a model call must not be made: nobody knows what it would cost."""
@@ -118,12 +120,15 @@ class Bill:
         """Add a recorded step to the sum, and say so if nobody knows what it cost."""
         if step.cost is None:
             return
-        model = _asked(step)
+        picousd = step.cost.picousd
         with self._lock:
-            self._spent += step.cost
-            new = _is_unpriced(step) and model not in self._warned
-            if new:
-                self._warned.add(model)
+            if picousd is not None:
+                self._known = picousd + (self._known or 0)
+                return
+            self._unpriced += 1
+            model = _asked(step)
+            new = model not in self._warned
+            self._warned.add(model)
         if new:
             why = self._wrong.get(model)
             log.cost_unpriced(model=model, task=task, agent=step.agent, why=why)

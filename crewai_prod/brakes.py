@@ -47,6 +47,7 @@ from crewai_prod.budget import (
 from crewai_prod.records import (
     Amounts,
     AttemptRecord,
+    Cost,
     CutOff,
     Pot,
     Settled,
@@ -54,6 +55,7 @@ from crewai_prod.records import (
     StepRecord,
     StepStatus,
     Taken,
+    Usage,
 )
 from crewai_prod.replay import CACHED
 from crewai_prod.required import REFUSED
@@ -67,6 +69,8 @@ _NOTHING = Amounts()
 _A_TOOL_CALL = Amounts(tool_calls=1)
 _AN_ANSWER = 256
 """Tokens of an answer that nobody has seen, at least, before longer ones were seen."""
+_MANY = 512
+"""So many calls are kept uncounted at most."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,9 +137,14 @@ Granted = Fits | Waits | Refused
 
 
 class Brakes:
-    """The budgets of one run."""
+    """The budgets of one run.
+
+    Attributes:
+        on: Whether there is any.
+    """
 
     def __init__(self) -> None:
+        self.on = False
         self._accounts: list[Account] = []
         self._ledger: dict[Where, Amounts] = {}
         self._held: dict[str, tuple[Sequence[Account], Amounts]] = {}
@@ -147,6 +156,7 @@ class Brakes:
         self._asks: dict[str, tuple[Ask, int]] = {}
         self._unsaid: list[StepRecord] = []
         self._guess: Callable[[StepRecord], Amounts] = lambda step: _NOTHING
+        self._later: list[tuple[Where, Usage | None, Cost | None]] = []
         self._lock = threading.Lock()
         self._before = 0.0
         self._began = time.monotonic()
@@ -154,11 +164,6 @@ class Brakes:
         """What people have raised, by the name of the account."""
 
     # -- what there is ----------------------------------------------------------------------------
-
-    @property
-    def on(self) -> bool:
-        """Whether there is any budget."""
-        return bool(self._accounts)
 
     def take_up(
         self,
@@ -184,7 +189,7 @@ class Brakes:
             for one in attempts:
                 if one.step_id in of_model:
                     step = of_model[one.step_id]
-                    self._count((step.scope, step.agent), _took_by_model(one))
+                    self._count((step.scope, step.agent), _took_by_model(one.usage, one.cost))
             for call in cut_off:
                 where = call.place.scope, call.place.agent
                 self._count(where, call.amounts)
@@ -229,6 +234,7 @@ class Brakes:
         with self._lock:
             if any(one.is_like(account) for one in self._accounts):
                 return  # the body around a kickoff is walked again
+            self._count_later()
             for step in self._unsaid:
                 missing = completed(_took(step), self._guess(step)) - _took(step)
                 self._count((step.scope, step.agent), missing)
@@ -239,10 +245,12 @@ class Brakes:
                     account.cut_off += self._cut_off.get(where, _NOTHING)
             account.warned = warned(budget, account.spent)
             self._accounts.append(account)
+            self.on = True
 
     def unmet(self) -> list[str]:
         """Agents that have a budget and were never at work: perhaps they are called otherwise."""
         with self._lock:
+            self._count_later()
             roles = {agent for _, agent in self._ledger}
             named = {one.agent for one in self._accounts if one.agent is not None}
         return sorted(named - roles)
@@ -437,8 +445,16 @@ class Brakes:
     def enter(self, step: StepRecord) -> None:
         """A step is recorded: what it took is spent, and nothing is set aside for it any more.
 
-        Tool calls are counted when they are admitted.
+        Tool calls are counted when they are admitted. As long as there is no budget, model calls
+        are counted once there is one, or when there are many.
         """
+        if not self.on and not self._weights:
+            if step.kind is StepKind.MODEL:
+                with self._lock:
+                    self._later.append(((step.scope, step.agent), step.usage, step.cost))
+                    if len(self._later) >= _MANY:
+                        self._count_later()
+            return
         with self._lock:
             self._release(step.step_id)
             if step.kind is not StepKind.MODEL:
@@ -543,6 +559,11 @@ class Brakes:
             if one.label is None and one.covers(where):
                 one.spent += took
 
+    def _count_later(self) -> None:
+        for where, usage, cost in self._later:
+            self._count(where, _took_by_model(usage, cost))
+        self._later.clear()
+
     def _taken(self, step: StepRecord) -> Amounts:
         """What a step took; a model call of which not all was reported, about as much."""
         ask, most = self._asks.get(step.step_id, (None, 0))
@@ -604,7 +625,7 @@ def _within(path: str, place: str) -> bool:
 
 def _took(step: StepRecord) -> Amounts:
     if step.kind is StepKind.MODEL:
-        return _took_by_model(step)
+        return _took_by_model(step.usage, step.cost)
     called = step.kind is StepKind.TOOL and step.effect not in (REFUSED, CACHED)
     return _A_TOOL_CALL if called else _NOTHING
 
@@ -619,8 +640,7 @@ def says_all(step: StepRecord) -> bool:
     return usage is not None and usage.input_tokens > 0 and usage.output_tokens > 0
 
 
-def _took_by_model(one: StepRecord | AttemptRecord) -> Amounts:
-    usage, cost = one.usage, one.cost
+def _took_by_model(usage: Usage | None, cost: Cost | None) -> Amounts:
     return Amounts(
         cost_picousd=(cost.picousd or 0) if cost is not None else 0,
         input_tokens=usage.input_tokens if usage is not None else 0,

@@ -68,6 +68,9 @@ def forget() -> None:
 
 
 def _of(*key: str) -> Breaker:
+    known = _breakers.get(key)
+    if known is not None:
+        return known
     with _lock:
         return _breakers.setdefault(key, Breaker())
 

@@ -47,6 +47,8 @@ class Recorded(str):
 
 def encode(value: Any) -> str:
     """The value as JSON text that `decode` reads back."""
+    if type(value) is str and value.isascii():  # most are
+        return orjson.dumps(value).decode()
     return orjson.dumps(to_tree(value)).decode()
 
 

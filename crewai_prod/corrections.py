@@ -27,6 +27,11 @@ class Corrections:
         self._lock = threading.Lock()
         self._refused: OrderedDict[Hashable, int] = OrderedDict()
 
+    @property
+    def any(self) -> bool:
+        """Whether any call has been refused that no other one has made good."""
+        return bool(self._refused)
+
     def refuse(self, where: Hashable) -> int:
         """Count a refused call; returns how many corrections are left."""
         with self._lock:

@@ -109,7 +109,8 @@ def seconds_left(limit: float | None) -> float | None:
 
 def left() -> bool:
     """Whether the code that asks belongs to a call that was left at its deadline."""
-    return any(call.left for call in _calls.get())
+    calls = _calls.get()
+    return bool(calls) and any(call.left for call in calls)
 
 
 def call_within(seconds: float | None, work: Callable[[], T]) -> T:

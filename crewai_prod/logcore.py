@@ -75,18 +75,22 @@ class LogCore:
         Fields that are None are left out. `ts`, `level`, `event`, `schema_version` and `run_id` are
         ours: fields so named are ignored.
         """
+        more.pop(fields.EVENT, None)
+        self._write(event, level, more)
+
+    def _write(self, event: str, level: Level, line: dict[str, Any]) -> None:
+        """The same, of fields that are known not to name the event."""
         if self._logger is None:
             return
-        more.pop(fields.EVENT, None)
         with self._state.locked():
             try:
-                self._logger.write(level, event, more)
+                self._logger.write(level, event, line)
             except Exception as error:  # noqa: BLE001 - a log must not end the run it describes
                 self._state.drop(error)
 
     def _shown(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Content as fields, JSON text as what it says so that its keys are seen by redaction."""
-        if self._logger is None or not self.content:
+        if self._logger is None or not self._state.content:
             return {}
         return {key: tree(item) for key, item in content.items() if item is not None}
 

@@ -10,6 +10,7 @@ import orjson
 
 from crewai_prod import fields
 from crewai_prod.records import (
+    PICO,
     ApprovalRecord,
     AttemptRecord,
     Cost,
@@ -97,7 +98,7 @@ def of_outcome(outcome: StepRecord | AttemptRecord) -> dict[str, Any]:
     return {
         fields.ATTEMPT: outcome.attempts if isinstance(outcome, StepRecord) else outcome.attempt,
         fields.REPLAYED: False,
-        fields.DURATION_MS: rounded(outcome.duration_ms),
+        fields.DURATION_MS: outcome.duration_ms and round(outcome.duration_ms, 3),
     }
 
 
@@ -127,11 +128,11 @@ def of_cost(cost: Cost | None) -> dict[str, Any]:
     """What a call cost. The amount is a JSON number; the exact one is in the journal."""
     if cost is None:
         return {}
-    status = {fields.COST_STATUS: cost.status.value}
-    if cost.usd is None:
+    status = {fields.COST_STATUS: cost.status._value_}
+    if cost.picousd is None:
         return status
     return {
-        fields.COST_AMOUNT: float(cost.usd),
+        fields.COST_AMOUNT: cost.picousd / PICO,
         fields.COST_CURRENCY: fields.USD,
         fields.COST_SOURCE: cost.source,
         **status,

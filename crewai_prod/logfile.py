@@ -36,6 +36,7 @@ MAX_BYTES: Final = 10_000_000
 FILES: Final = 5
 
 _POLL_SECONDS: Final = 0.2
+_LOOK_SECONDS: Final = 0.02
 _LINE_START: Final = b'{"' + fields.TS.encode() + b'":'
 
 
@@ -60,6 +61,7 @@ class RotatingFile:
         self._files = max(files, 2)
         self._fd: int | None = None
         self._opened: tuple[int, int] | None = None
+        self._looked = 0.0
         self._pid = 0
 
     def write(self, line: bytes) -> None:
@@ -92,6 +94,7 @@ class RotatingFile:
         if state.st_size >= self._max_bytes > 0 and stat.S_ISREG(state.st_mode):
             with contextlib.suppress(OSError):  # a line in a file too long beats a lost line
                 self._rotate()
+            self._looked = 0.0
             if self._live() is None:
                 self._open()
         assert self._fd is not None
@@ -103,15 +106,22 @@ class RotatingFile:
             return None
         # A forked child shares the lock of its parent's descriptor and so needs one of its own;
         # a descriptor that somebody closed may meanwhile be a stranger's file, such as a database.
-        if self._pid == os.getpid() and _identity(self._fd) == self._opened:
-            try:
-                state = os.stat(self._name)
-            except FileNotFoundError:
-                state = None
-            if state is not None and (state.st_dev, state.st_ino) == self._opened:
-                return state
+        if self._pid == os.getpid():
+            with contextlib.suppress(OSError):
+                state = os.fstat(self._fd)
+                ours = (state.st_dev, state.st_ino) == self._opened and state.st_nlink
+                if ours and (self._has_just_looked() or _identity(self._name) == self._opened):
+                    return state
         self.close()
         return None
+
+    def _has_just_looked(self) -> bool:
+        """Whether the path led here a moment ago: a line more in a file just rotated is no loss."""
+        now = time.monotonic()
+        just = now - self._looked < _LOOK_SECONDS
+        if not just:
+            self._looked = now
+        return just
 
     def _open(self) -> os.stat_result:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
@@ -146,7 +156,7 @@ class RotatingFile:
         os.replace(self._name, f"{self._name}.1")
 
 
-def _identity(file: int | Path) -> tuple[int, int] | None:
+def _identity(file: int | str | Path) -> tuple[int, int] | None:
     """Device and inode of a descriptor's file or of what a path leads to; None if there is none."""
     try:
         state = os.stat(file)

@@ -277,18 +277,18 @@ class RunLog(LogCore):
             messages: What was sent; shown with `content` only, and so is the answer.
         """
         outcome = attempt or step
-        line = (
-            of_step(step, task)
-            | of_outcome(outcome)
-            | of_usage(outcome.usage)
-            | of_cost(outcome.cost)
-        )
-        line |= self._error(outcome.error)
+        line = {
+            **of_step(step, task),
+            **of_outcome(outcome),
+            **of_usage(outcome.usage),
+            **of_cost(outcome.cost),
+            **self._error(outcome.error),
+        }
         if attempt is None:
-            answered = {fields.OUTPUT_MESSAGES: step.result}
-            line |= of_response(step)
-            line |= self._shown({fields.INPUT_MESSAGES: messages} | answered)
-        self.emit(fields.LLM_CALL, level_of(outcome), **line)
+            line.update(of_response(step))
+            said = {fields.INPUT_MESSAGES: messages, fields.OUTPUT_MESSAGES: step.result}
+            line.update(self._shown(said))
+        self._write(fields.LLM_CALL, level_of(outcome), line)
 
     def tool_call(
         self, step: StepRecord, *, task: str | None = None, call_id: str | None = None
@@ -301,7 +301,7 @@ class RunLog(LogCore):
             **self._error(step.error),
             **self._shown({fields.TOOL_ARGUMENTS: step.arguments, fields.TOOL_RESULT: step.result}),
         }
-        self.emit(fields.TOOL_CALL, level_of(step), **line)
+        self._write(fields.TOOL_CALL, level_of(step), line)
 
     def tool_invented(self, *, task: str | None, agent: str | None, characters: int) -> None:
         """A model wrote a tool's result itself: it was cut, and the tool is called."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -61,7 +62,8 @@ class Loops:
     @property
     def memory(self) -> int:
         """How many calls have to be remembered."""
-        return 4 * max(25, *(getattr(self, one.name) or 0 for one in fields(self)))
+        counts = self.exact, self.ping_pong, self.no_progress, self.varied
+        return 4 * max(25, *(count or 0 for count in counts))
 
     @classmethod
     def read(cls, given: Any) -> Loops | None:
@@ -91,6 +93,7 @@ class Rung(IntEnum):
     STOPPED = 3
 
 
+@lru_cache(maxsize=1024)
 def plain(tool: str) -> str:
     """A tool's name however it is written: CrewAI has one for people and one for models."""
     return "".join(filter(str.isalnum, tool.casefold()))

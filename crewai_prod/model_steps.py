@@ -110,7 +110,8 @@ class ModelSteps(RunCore):
             self.routing.met(ticket)
         if self.setbacks.on:
             self.setbacks.met(ticket)
-        self.looping.decided(scope)
+        if self.looping.rules is not None:
+            self.looping.decided(scope)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=drifted)
         elif self.replay_only is not None:
@@ -119,7 +120,8 @@ class ModelSteps(RunCore):
             refusal = None if self.routing.on else self.bill.refusal(ticket)
             if refusal is not None:
                 raise self.stop(refusal)
-            self.braking.in_time(scope)
+            if self.braking.brakes.on:
+                self.braking.in_time(scope)
         return ticket
 
     def finish_model(self, ticket: Ticket, answer: Answer) -> None:

@@ -36,6 +36,7 @@ _MARGIN: Final = 512
 _SHORT: Final = 64
 """Texts up to this length recur from line to line and are remembered."""
 _LONGEST_KEY: Final = 256
+_INT64: Final = 2**63
 _LONGEST_NUMBER: Final = 14_000
 """Bits; Python refuses to write integers of more than 4,300 decimal digits."""
 
@@ -75,7 +76,7 @@ def redact_fields(
             shown[name] = _Walk(sensitive, max_size).value(value, MAX_DEPTH, hidden=True)
         elif kind is str and len(value) <= _SHORT:
             shown[name] = _short(value)
-        elif kind is float or kind is bool:
+        elif kind is float or kind is bool or (kind is int and -_INT64 < value < _INT64):
             shown[name] = value
         elif kind in _SMALL:
             shown[name] = _number(value)

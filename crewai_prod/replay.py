@@ -43,23 +43,26 @@ class History:
     def __init__(self, steps: Iterable[StepRecord]) -> None:
         self._steps: dict[str, StepRecord] = {}
         self._models: dict[str, list[str]] = defaultdict(list)
+        self._unmet: dict[str, dict[str, None]] = defaultdict(dict)
         self._last_seq: dict[str, int] = {}
         self._met: set[str] = set()
         self._anew: set[str] = set()
         for step in sorted(steps, key=lambda s: s.seq):
             self._put(step)
+        for scope, models in self._models.items():
+            self._unmet[scope] = dict.fromkeys(models)
 
     def add(self, step: StepRecord) -> None:
         """Take up a step of this session; it counts as met."""
         self._anew.discard(step.step_id)
         self._put(step)
-        self._met.add(step.step_id)
+        self._meet(step)
 
     def take(self, step_id: str) -> StepRecord | None:
         """The record of exactly this step, if there is one; it counts as met."""
         step = self._steps.get(step_id)
         if step is not None:
-            self._met.add(step_id)
+            self._meet(step)
         return step
 
     def get(self, step_id: str) -> StepRecord | None:
@@ -86,11 +89,14 @@ class History:
         Alike means the same model, tools and sampling: only the words of the prompt may drift. What
         was answered before a tool of this scope was called anew is no answer to what it gave now.
         """
-        waiting = (self._steps[one] for one in self._models.get(scope, ()) if one not in self._met)
+        unmet = self._unmet.get(scope)
+        if not unmet:
+            return None  # nearly always
+        waiting = map(self._steps.__getitem__, unmet)
         step = next((one for one in waiting if not self._is_stale(one)), None)
         if step is None or step.params != params:
             return None
-        self._met.add(step.step_id)
+        self._meet(step)
         return step
 
     def _is_stale(self, answer: StepRecord) -> bool:
@@ -120,6 +126,8 @@ class History:
     def rewind(self, scope: str) -> None:
         """Begin a scope and all within it again: nothing there has been met."""
         self._met -= {one for one in self._met if lies_in(self._steps[one].scope, scope)}
+        for path in [path for path in self._models if lies_in(path, scope)]:
+            self._unmet[path] = dict.fromkeys(self._models[path])
 
     def within(self, scope: str) -> list[StepRecord]:
         """The steps of a scope and all within it."""
@@ -159,6 +167,7 @@ class History:
             del self._steps[one]
         for path in [path for path in self._models if lies_in(path, scope)]:
             del self._models[path]
+            self._unmet.pop(path, None)
 
     def went_on(self, step: StepRecord) -> bool:
         """Whether the run did anything in or around the step's scope after it.
@@ -176,6 +185,12 @@ class History:
             return not lies_beside(scope) or lies_in(step.scope, scope)
 
         return any(seq > step.seq and tells(scope) for scope, seq in self._last_seq.items())
+
+    def _meet(self, step: StepRecord) -> None:
+        self._met.add(step.step_id)
+        unmet = self._unmet.get(step.scope)
+        if unmet:
+            unmet.pop(step.step_id, None)
 
     def _put(self, step: StepRecord) -> None:
         is_model = step.kind is StepKind.MODEL and not step.direct

@@ -148,6 +148,8 @@ class Breaker:
         Args:
             open_for: Seconds for which it stays open.
         """
+        if self._opened is None:
+            return None
         with self._lock:
             if self._opened is None or skipped():
                 return None
@@ -160,6 +162,8 @@ class Breaker:
 
     def succeeded(self) -> None:
         """A call was answered, if only to say that it is wrong."""
+        if not self._failed and self._opened is None:
+            return
         with self._lock:
             self._failed, self._opened, self._probing = 0, None, False
 

@@ -25,10 +25,12 @@ class Routing:
         run: The run.
 
     Attributes:
+        on: Whether there is any rule.
         models: Those that were made to be asked in place of others, as their makers keep them.
     """
 
     def __init__(self, run: Run) -> None:
+        self.on = False
         self._run = run
         self._joined: list[tuple[str | None, Routes]] = []
         self._numbers: dict[str, dict[str, int]] = {}
@@ -36,11 +38,6 @@ class Routing:
         self._told = False
         self.models: dict[Any, Any] = {}
         self._lock = threading.Lock()
-
-    @property
-    def on(self) -> bool:
-        """Whether there is any rule."""
-        return bool(self._joined)
 
     def join(self, routes: Routes, path: str | None = None) -> None:
         """Ask these rules too, of calls made in the scope of this kickoff (None: the whole run).
@@ -52,7 +49,7 @@ class Routing:
             if routes and not known:  # known: the body around a kickoff is walked again
                 self._joined.append((path, routes))
                 self._joined.sort(key=lambda one: -len(one[0] or ""))
-                self._run.setbacks.on = True
+                self.on = self._run.setbacks.on = True
 
     def met(self, ticket: Ticket) -> None:
         """A model call is begun, or answered from the journal."""

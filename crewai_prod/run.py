@@ -31,6 +31,7 @@ from crewai_prod.logs import RunLog
 from crewai_prod.looping import Looping
 from crewai_prod.model_steps import ModelSteps
 from crewai_prod.outcomes import UnknownPolicy
+from crewai_prod.paid import Paid
 from crewai_prod.records import (
     Opened,
     RunStatus,
@@ -100,13 +101,15 @@ class Run(ModelSteps, ToolSteps, TaskRecords):
         self.degraded = any(is_failed_tool(step) for step in opened.steps)
         self._admission.restore(opened.steps)
         self._messages = set(opened.messages)
-        self._usage = recorded_usage(opened.steps, opened.attempts)
+        self._paid = Paid(
+            recorded_usage(opened.steps, opened.attempts),
+            usage_by_scope(opened.steps, opened.attempts),
+        )
         self.bill.take_up(opened.steps, opened.attempts)
         self.braking.brakes.take_up(
             opened.steps, opened.attempts, self.braking.guess, opened.cut_off
         )
         self.guarding.take_up(opened.verdicts)
-        self._spent = usage_by_scope(opened.steps, opened.attempts)
         self._unmetered = sum(step.unmetered for step in opened.steps)
 
     def nest(self, scope: Scope, name: str, meant: str) -> Scope:
@@ -159,7 +162,7 @@ class Run(ModelSteps, ToolSteps, TaskRecords):
             status=status.value,
             reason=reason,
             error=error,
-            usage=self._usage,
+            usage=self.usage,
             spent=self.bill.spent,
             unmetered=self._unmetered,
         )

@@ -34,6 +34,7 @@ from crewai_prod.logs import RunLog
 from crewai_prod.looping import Looping
 from crewai_prod.outcomes import UnknownPolicy
 from crewai_prod.paging import Paging
+from crewai_prod.paid import Paid
 from crewai_prod.records import (
     AttemptRecord,
     Lease,
@@ -64,22 +65,29 @@ _SHORTEST_SHARED = 64
 class _Flight:
     """How many calls are under way; each of them in a block of its own, on whichever thread."""
 
-    __slots__ = ("_lock", "landed", "many")
+    __slots__ = ("_landed", "_lock", "_many", "_waits")
 
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
-        self.landed = threading.Condition(lock)
-        self.many = 0
+        self._landed = threading.Condition(lock)
+        self._many = 0
+        self._waits = False
 
     def __enter__(self) -> None:
         with self._lock:
-            self.many += 1
+            self._many += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self.many -= 1
-            if not self.many:
-                self.landed.notify_all()
+            self._many -= 1
+            if self._waits and not self._many:
+                self._landed.notify_all()
+
+    def land(self, seconds: float) -> bool:
+        """Wait until none is under way; whether that is so."""
+        with self._lock:
+            self._waits = True
+            return self._landed.wait_for(lambda: self._many == 0, seconds)
 
 
 class RunCore:
@@ -122,8 +130,7 @@ class RunCore:
         self._talks: dict[str, Talk] = {}
         self._stopped: CrewProdError | None = None
         self._looked = -math.inf
-        self._usage = Usage()
-        self._spent: dict[str, Usage] = {}
+        self._paid = Paid()
         self._unusable: set[str] = set()
         self._redo: set[str] = set()
         self._direct: set[str] = set()
@@ -220,8 +227,7 @@ class RunCore:
     def land(self, seconds: float) -> bool:
         """Refuse new steps and wait for those in flight; whether all have been recorded."""
         self.stop(RunError("The run has ended: what ran beside the task that ended it stops here."))
-        with self._lock:
-            return self._flight.landed.wait_for(lambda: self._flight.many == 0, seconds)
+        return self._flight.land(seconds)
 
     # -- what is recorded -------------------------------------------------------------------------
 
@@ -248,13 +254,13 @@ class RunCore:
     @property
     def usage(self) -> Usage:
         """What the run has cost so far, all sessions together."""
-        return self._usage
+        with self._lock:
+            return self._paid.total
 
     def usage_within(self, scope: Scope) -> Usage:
         """What was spent in a scope and all within it, all sessions together."""
         with self._lock:
-            spent = [usage for path, usage in self._spent.items() if lies_in(path, scope.path)]
-        return sum(spent, Usage())
+            return self._paid.within(scope.path)
 
     def scope_of_task(self, position: int) -> Scope:
         """Where the steps of a task are recorded."""
@@ -287,44 +293,46 @@ class RunCore:
     # -- writing ----------------------------------------------------------------------------------
 
     def _step(self, ticket: Ticket, status: StepStatus, **outcome: Any) -> StepRecord:
-        cost = self.bill.cost(ticket, status, outcome.get("usage"), outcome.get("model"))
-        return ticket.step(status, self.lease.epoch, cost=cost, **outcome)
+        if ticket.kind is StepKind.MODEL:
+            usage, model = outcome.get("usage"), outcome.get("model")
+            outcome["cost"] = self.bill.cost(ticket, status, usage, model)
+        return ticket.step(status, self.lease.epoch, **outcome)
 
     def _commit(
         self, ticket: Ticket, step: StepRecord, messages: Sequence[MessageRecord] = ()
     ) -> None:
-        settled = self.braking.brakes.settled(step, ticket.before)
-        said = self.guarding.pending()
+        brakes, lease = self.braking.brakes, self.lease
         self._write(
-            lambda: self.journal.finish_step(
-                self.lease,
-                step,
-                messages=messages,
-                attempt=ticket.before,
-                settled=settled,
-                verdicts=said,
-            )
+            self.journal.finish_step,
+            lease,
+            step,
+            messages=messages,
+            attempt=ticket.before,
+            settled=brakes.settled(step, ticket.before) if brakes.on else None,
+            verdicts=self.guarding.pending(),
         )
         if self.ended:  # it was in flight for longer than the end of the run waits
-            self._write(lambda: self.journal.sum_up(self.lease))
-        self._remember(messages)
+            self._write(self.journal.sum_up, lease)
         with self._lock:
+            self._messages.update([message.digest for message in messages])
             self._walk.history.add(step)
             if step.usage is not None:
-                self._usage += step.usage
-                self._spent[step.scope] = self._spent.get(step.scope, Usage()) + step.usage
+                self._paid.note(step.scope, step.usage)
         if step.kind is StepKind.TOOL:
             self.looping.ended(step)
-        self.braking.brakes.enter(step)
-        self.bill.enter(step, ticket.scope.task_name, self.log)
+        brakes.enter(step)
+        if step.cost is not None:
+            self.bill.enter(step, ticket.scope.task_name, self.log)
         self.log.step_finished(step, task=ticket.scope.task_name)
-        self.braking.warn()
+        if brakes.on:
+            self.braking.warn()
 
-    def _write(self, write: Any) -> None:
+    def _write(self, write: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         """Make a write; one that fails stops the run before its next effect."""
-        self.check_owner()
+        if self._stopped is not None:
+            self.check_owner()
         try:
-            write()
+            write(*args, **kwargs)
         except (JournalError, RunCancelled) as error:
             raise self.stop(error) from error.__cause__
 
@@ -332,10 +340,6 @@ class RunCore:
         """Refuse to write for a run that another process has taken over."""
         if isinstance(self._stopped, JournalError):
             raise self._stopped
-
-    def _remember(self, messages: Sequence[MessageRecord]) -> None:
-        with self._lock:
-            self._messages.update(message.digest for message in messages)
 
     def _share(self, text: str | None, step: str) -> None:
         if text is not None and len(text) >= _SHORTEST_SHARED:

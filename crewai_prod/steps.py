@@ -11,6 +11,9 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import compress, count
+from operator import ne
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -49,7 +52,7 @@ def idempotency_key(run_id: str, step: str) -> str:
     ).hexdigest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Scope:
     """Where in a run we are.
 
@@ -88,7 +91,8 @@ class Scope:
 
     def inside(self, tool: str, step: str) -> Scope:
         """The scope of what happens inside a tool's body."""
-        return replace(self, path=f"{self.path}/{path_part(tool)}~{step[:8]}")
+        path = f"{self.path}/{path_part(tool)}~{step[:8]}"
+        return Scope(path, self.task, self.task_name, self.agent, self.follow)
 
     def beside(self, what: str, about: str) -> Scope:
         """The scope of what happens beside the conversation here, `about` something (a digest)."""
@@ -106,6 +110,7 @@ def task_scope(position: int, generation: int, name: str, *, follow: bool) -> Sc
     return Scope(path=path, task=position, task_name=name, follow=follow)
 
 
+@lru_cache(maxsize=1024)
 def path_part(name: str) -> str:
     """A name as one readable part of a scope path, at most 60 characters."""
     return quote(" ".join(name.split())[:60], safe=" ()[],.'&+@#", errors="replace") or "-"
@@ -236,8 +241,7 @@ def _alike(messages: Sequence[Any], copies: list[Any]) -> int:
     """How many messages at the beginning are as they were."""
     if copies == messages[: len(copies)]:  # nearly always, and faster than one by one
         return len(copies)
-    pairs = zip(copies, messages, strict=False)
-    return next((n for n, (copy, message) in enumerate(pairs) if copy != message), len(messages))
+    return next(compress(count(), map(ne, copies, messages)), len(messages))
 
 
 class _Unequal:

@@ -65,7 +65,8 @@ class TaskRecords(RunCore):
         self._write(
             lambda: self.journal.save_task(self.lease, record, messages=fresh, verdicts=said)
         )
-        self._remember(fresh)
+        with self._lock:
+            self._messages.update([message.digest for message in fresh])
         with self._lock:
             path = self.scope_of_task(position).path
             self._walk.history.forget(path)

@@ -110,8 +110,9 @@ class Trying:
         """
         while True:
             try:
+                seconds = seconds_left(self.options.timeout)
                 with inside():
-                    result = call_within(seconds_left(self.options.timeout), body)
+                    result = body() if seconds is None else call_within(seconds, body)
             except BaseException as error:
                 if not self._ends_call(error, on_loop=False):
                     raise

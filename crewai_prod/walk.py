@@ -162,11 +162,11 @@ class Walk:
             meant: Digest of the request's meaning.
             acts: Whether it may have an effect on the world.
         """
-        key = (scope.path, kind.value, meant)
+        key = (scope.path, kind._value_, meant)
         occurrence = self._occurrences.get(key, 0)
         if acts:
             self._acting.add(key)
-            while self._may_retry(scope, step_id(*key, occurrence)):
+            while self._complained and self._may_retry(scope, step_id(*key, occurrence)):
                 occurrence += 1
         self._occurrences[key] = occurrence + 1
         ticket = Ticket(

@@ -11,7 +11,7 @@ from typing import Any
 from crewai.llms.base_llm import BaseLLM
 
 from crewai_prod._crewai.capping import with_cap
-from crewai_prod._crewai.sdks import hold_retries, tried_once
+from crewai_prod._crewai.sdks import hold_retries, let_go, tried_once
 from crewai_prod._crewai.takeover import Seamed, put, put_private, really_a, take_over
 from crewai_prod._crewai.usage import Reported, read_usage
 from crewai_prod.records import Usage
@@ -59,7 +59,9 @@ class Meter:
         with self._lock:
             self._closed = True
         first, *rest = self.usages or self.inner or (None,)
-        return None if first is None else sum(map(read_usage, rest), read_usage(first))
+        if first is None or not rest:
+            return None if first is None else read_usage(first)
+        return sum(map(read_usage, rest), read_usage(first))
 
 
 _meter: ContextVar[Meter | None] = ContextVar("crewai_prod_meter", default=None)
@@ -190,13 +192,13 @@ class calling:
 
     def __enter__(self) -> Meter:
         meter = Meter()
-        live = _live.get().union(map(id, self._llms))
+        live = _live.get() | {id(llm) for llm in self._llms}
         self._tokens = _live.set(live), _meter.set(meter), hold_retries()
         return meter
 
     def __exit__(self, *_: object) -> None:
-        live, meter, let_go = self._tokens
-        let_go()
+        live, meter, held = self._tokens
+        let_go(held)
         _meter.reset(meter)
         _live.reset(live)
 

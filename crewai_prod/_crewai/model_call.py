@@ -25,7 +25,7 @@ from crewai_prod._crewai.telling import told
 from crewai_prod._crewai.tries import Tries
 from crewai_prod._crewai.usage import read_usage
 from crewai_prod.bodies import body_point, in_users_code
-from crewai_prod.deadlines import acall_within, call_within
+from crewai_prod.deadlines import acall_within
 from crewai_prod.errors import CrewProdError, ModelError
 from crewai_prod.failures import billed_usage, describe, revive
 from crewai_prod.model_steps import Answer, DirectCall
@@ -128,7 +128,8 @@ class ModelCall:
             work: Asks a model: this one, or one that stands in for it.
             alone: No other model can stand in for it.
         """
-        if self.run.guarding.watches(self.scope, *PLACES):
+        guarding = self.run.guarding
+        if guarding.on and guarding.watches(self.scope, *PLACES):
             return GuardedCall(self).answer(work, alone=alone)
         return self.made(self.begin(), work, alone=alone)
 
@@ -151,8 +152,7 @@ class ModelCall:
         with calling(self.llm, tries.model) as meter, tries.under_way():
             body_point("model.before_call")
             try:
-                ask = tries.asking(lambda model: work(model, tries.sent))
-                answer = call_within(tries.seconds, ask)
+                answer = tries.ask(work)
             except Exception as error:
                 failure = tries.failed(error, meter)
                 if failure is error:

@@ -8,9 +8,8 @@ while a call of a run is under way and what the user has said at any other time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextvars import ContextVar
-from typing import Any
+from contextvars import ContextVar, Token
+from typing import Any, TypeAlias
 
 try:
     from crewai.llms.retry import _active_llm_rate_limit_retry as _crewai_retries
@@ -23,17 +22,20 @@ _classes: dict[type, type] = {}
 _once: ContextVar[bool] = ContextVar("crewai_prod_once", default=False)
 
 
-def hold_retries() -> Callable[[], None]:
-    """From now on nobody below tries again what fails; returns what ends that."""
-    token = _once.set(True)
-    held = None if _crewai_retries is None else _crewai_retries.set(True)
+Held: TypeAlias = "tuple[Token[bool], Token[Any] | None]"
 
-    def let_go() -> None:
-        _once.reset(token)
-        if held is not None:
-            _crewai_retries.reset(held)
 
-    return let_go
+def hold_retries() -> Held:
+    """From now on nobody below tries again what fails, until `let_go` is called with this."""
+    return _once.set(True), None if _crewai_retries is None else _crewai_retries.set(True)
+
+
+def let_go(held: Held) -> None:
+    """The layers below try again as ever."""
+    once, crewai = held
+    _once.reset(once)
+    if crewai is not None:
+        _crewai_retries.reset(crewai)
 
 
 def tried_once(client: Any) -> Any:

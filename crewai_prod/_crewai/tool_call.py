@@ -8,8 +8,7 @@ one decision of the model: those calls get the same exception, and the tool is n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -148,23 +147,25 @@ class ToolCall:
 
     def body(self) -> Callable[[], Any]:
         """What does the work: a new try each time it is called."""
-        worker, (given, named), first = self.seam.worker, self.passed, self._first()
-        again = partial(body_of(worker), *given, **named)
+        worker, passed = self.seam.worker, self.passed
+        again = partial(body_of(worker), *passed[0], **passed[1])
+        first = self._first(passed)
         if first is None or not isinstance(worker, Typed):
             return again
         return _first_then(partial(worker.begin, first), again)
 
     def body_later(self) -> Callable[[], Awaitable[Any]]:
         """Its asynchronous twin."""
-        worker, (given, named), first = self.seam.worker, self.passed, self._first()
-        again = partial(worker._arun, *given, **named)
+        worker, passed = self.seam.worker, self.passed
+        again = partial(worker._arun, *passed[0], **passed[1])
+        first = self._first(passed)
         if first is None or not isinstance(worker, Typed):
             return again
         return _first_then(partial(worker.abegin, first), again)
 
-    def _first(self) -> Reading | None:
+    def _first(self, passed: object) -> Reading | None:
         """What the first try is made with; None: as any other, guards or a person changed it."""
-        return self._reading if self.passed is self.given else None
+        return self._reading if passed is self.given else None
 
     def make(self, body: Callable[[], Any]) -> Any:
         """Call the body until it comes back or its failure is to be told.
@@ -223,7 +224,9 @@ class ToolCall:
             CrewProdError: The run was stopped.
         """
         guarding = self.seam.run.guarding
-        if ticket.recorded is not None or not guarding.watches(ticket.scope, "tool_call"):
+        if ticket.recorded is not None or not guarding.on:
+            return arguments, None
+        if not guarding.watches(ticket.scope, "tool_call"):
             return arguments, None
         given = _plain(arguments)
         try:
@@ -257,7 +260,7 @@ class ToolCall:
         guarding, ticket = self.seam.run.guarding, self._live.ticket
         if self.seam.options.untrusted:
             guarding.taint(ticket.scope, self.seam.original.name)
-        if not guarding.watches(ticket.scope, "tool_result"):
+        if not guarding.on or not guarding.watches(ticket.scope, "tool_result"):
             return value
         failure = failure_text(value)
         if failure is not None:
@@ -318,16 +321,10 @@ class ToolCall:
         assert self._trying is not None
         return self._trying
 
-    @contextmanager
-    def _body(self) -> Iterator[None]:
+    def _body(self) -> _AtWork:
         """Where the tool's own code runs: no part of the model call around it."""
-        token = worker_failures.set(self.workers)
-        try:
-            users = not isinstance(self.seam.original, BaseAgentTool)
-            with in_body(self.seam.run, self._live.ticket, users=users), outside_calls():
-                yield
-        finally:
-            worker_failures.reset(token)
+        users = not isinstance(self.seam.original, BaseAgentTool)
+        return _AtWork(in_body(self.seam.run, self._live.ticket, users=users), self.workers)
 
     def _finish(self, result: Any) -> Any:
         """Commit the result; only then does CrewAI see it."""
@@ -398,6 +395,25 @@ class ToolCall:
                     )
                 )
                 raise stopped from error
+
+
+class _AtWork:
+    """A tool's body, and what hears of the coworkers that are called in it."""
+
+    __slots__ = ("_body", "_outside", "_token", "_workers")
+
+    def __init__(self, body: in_body, workers: list[tuple[str, Exception]]) -> None:
+        self._body, self._workers, self._outside = body, workers, outside_calls()
+
+    def __enter__(self) -> None:
+        self._body.__enter__()
+        self._outside.__enter__()
+        self._token = worker_failures.set(self._workers)
+
+    def __exit__(self, *raised: object) -> None:
+        worker_failures.reset(self._token)
+        self._outside.__exit__(*raised)
+        self._body.__exit__(*raised)
 
 
 def _first_then(first: Callable[[], Any], again: Callable[[], Any]) -> Callable[[], Any]:

@@ -8,8 +8,7 @@ object's own method does the work, so that what a tool keeps on itself stays wit
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from crewai.tools.base_tool import BaseTool
@@ -194,10 +193,11 @@ def _never(arguments: Any = None, result: Any = None) -> bool:
     return False
 
 
-@contextmanager
-def _on_native_path() -> Iterator[None]:
-    token = one_for_one.set(True)
-    try:
-        yield
-    finally:
-        one_for_one.reset(token)
+class _on_native_path:
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = one_for_one.set(True)
+
+    def __exit__(self, *_: object) -> None:
+        one_for_one.reset(self._token)

@@ -30,7 +30,7 @@ from crewai_prod._crewai.usage import read_usage
 from crewai_prod.bodies import in_users_code
 from crewai_prod.brakes import Lower
 from crewai_prod.budget import Waits, weigh
-from crewai_prod.deadlines import Left, TimeLimit, seconds_left
+from crewai_prod.deadlines import Left, TimeLimit, call_within, seconds_left
 from crewai_prod.errors import (
     ContextOverflow,
     CrewProdError,
@@ -60,6 +60,7 @@ _OVERFLOWS: Final = 5
 
 _ALL: Final = 1_000_000
 """More models than anyone names: so many are passed over where none can stand in."""
+_FREE: Final = nullcontext()
 _LOOK: Final = 0.02
 """Seconds between two looks at whether other calls have left enough of a budget."""
 _reserved: ContextVar[bool] = ContextVar("crewai_prod_reserved", default=False)
@@ -68,7 +69,8 @@ _reserved: ContextVar[bool] = ContextVar("crewai_prod_reserved", default=False)
 
 def _breaker(model: Any) -> Breaker:
     """The breaker of the provider that a model is asked of."""
-    where = getattr(model, "base_url", None) or getattr(model, "endpoint", None) or ""
+    # Only Azure's has an endpoint; what a pydantic object lacks takes it long to say so.
+    where = getattr(model, "base_url", None) or vars(model).get("endpoint") or ""
     return breakers.of_provider(str(getattr(model, "provider", "")), str(where))
 
 
@@ -204,10 +206,7 @@ class Tries:
             ModelUnavailable: Its provider has failed too often to be asked now.
             DeadlineExceeded: There is no time left for it.
         """
-        self._still_wanted()
-        left = seconds_left(None)
-        if left is not None and left <= 0:
-            raise DeadlineExceeded
+        self._still_in_time()
         self._of_model += 1
         self._tried = False
         self._look_at_breaker()
@@ -234,14 +233,15 @@ class Tries:
         Raises:
             StopRun: Nobody knows what that one costs, and such models are not called.
         """
-        run, ticket = self._run, self._ticket
+        run, ticket, routed = self._run, self._ticket, self._run.routing.on
         ticket.model = self._name()
         ticket.provider = getattr(self.model, "provider", None)
-        looked_at = self.model is self._call.llm and not run.routing.on
-        refusal = None if looked_at else run.bill.refusal(ticket)
+        if not routed and self.model is self._call.llm:
+            return  # it was looked at before
+        refusal = run.bill.refusal(ticket)
         if refusal is not None:
             raise StopRun(run.stop(refusal))
-        if run.routing.on and not run.braking.brakes.on:  # its estimates learn from what is counted
+        if routed and not run.braking.brakes.on:  # its estimates learn from what is counted
             run.braking.brakes.estimate(ticket.step_id, ticket.model, self._weighed())
 
     def reserve(self) -> None:
@@ -296,25 +296,30 @@ class Tries:
         self._tried = True
         self._put_on_ticket()
 
-    def asking(self, work: Callable[[Any], Any]) -> Callable[[], Any]:
-        """Asks the model; if nobody waits for it any more, what it may take is kept until then.
+    def ask(self, work: Callable[[Any, Messages | None], Any]) -> Any:
+        """Ask the model; if nobody waits for it any more, what it may take is kept until then.
 
         On an event loop a call that is left is cancelled: it is not answered.
+
+        Raises:
+            TimeLimit: It did not answer in time.
         """
-        model, left = self.model, Left(self._run.braking.release)
-        self._left = left
+        model, sent, seconds = self.model, self.sent, self.seconds
+        if seconds is None:
+            return work(model, sent)
+        left = self._left = Left(self._run.braking.release)
 
         def ask() -> Any:
             try:
-                return work(model)
+                return work(model, sent)
             finally:
                 left.over()
 
-        return ask
+        return call_within(seconds, ask)
 
     def under_way(self) -> AbstractContextManager[None]:
         """Where the model is asked: capped, and what is called in here waits for no other call."""
-        return self._capped() if self._run.braking.brakes.on else nullcontext()
+        return self._capped() if self._run.braking.brakes.on else _FREE
 
     @contextmanager
     def _capped(self) -> Iterator[None]:
@@ -407,7 +412,8 @@ class Tries:
             if isinstance(error, (ModelError, DeadlineExceeded, UsageError, RouteFailed)):
                 raise self._final(error) from error.__cause__
         finally:
-            self._run.braking.brakes.release(self._ticket.step_id)
+            if self._run.braking.brakes.on:
+                self._run.braking.brakes.release(self._ticket.step_id)
 
     def _final(self, error: CrewProdError) -> Exception:
         scope = self._ticket.scope
@@ -464,8 +470,10 @@ class Tries:
 
     def _still_wanted(self) -> None:
         """Nobody waits in a run that was stopped or cancelled."""
-        with refusing():
+        try:
             self._run.heed()
+        except CrewProdError as refusal:
+            raise StopRun(refusal) from refusal
 
     def _name(self) -> str:
         return str(self.model.model)

@@ -15,8 +15,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
@@ -90,6 +89,7 @@ class Typed:
     """A tool with a declaration, in front of one of CrewAI's classes of tools."""
 
     _declared: Declared
+    """Read it with `declared_of`."""
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The native path; a refused call is not counted."""
@@ -110,7 +110,7 @@ class Typed:
 
     async def _arun(self, *args: Any, **kwargs: Any) -> Any:
         given, read = self._read(args, kwargs)
-        return self._checked(await self._declared.work.acall(read, given))
+        return self._checked(await declared_of(self).work.acall(read, given))
 
     def begin(self, reading: Reading) -> Any:
         """`_run` with what was read before.
@@ -118,17 +118,20 @@ class Typed:
         Raises:
             ToolInputInvalid: Too many arguments did not fit before.
         """
-        self._accept(_here())
+        self._accept()
         return self._worked(reading.given, reading.read)
 
     async def abegin(self, reading: Reading) -> Any:
         """The asynchronous twin of `begin`."""
-        self._accept(_here())
-        return self._checked(await self._declared.work.acall(reading.read, reading.given))
+        self._accept()
+        return self._checked(await declared_of(self).work.acall(reading.read, reading.given))
 
     def _worked(self, given: dict[str, Any], read: Arguments | None) -> Any:
-        result = self._declared.work.call(read, given)
-        return self._later(result) if inspect.isawaitable(result) else self._checked(result)
+        declared = declared_of(self)
+        result = declared.work.call(read, given)
+        if not isinstance(result, str) and inspect.isawaitable(result):
+            return self._later(result)
+        return result if declared.results is None else self._checked(result)
 
     async def _later(self, result: Awaitable[Any]) -> Any:
         return self._checked(await result)
@@ -141,7 +144,7 @@ class Typed:
         Raises:
             ToolInputInvalid: They do not fit, or too many did not fit before.
         """
-        declared, where = self._declared, _here()
+        declared, where = declared_of(self), _here()
         if declared.inputs is None:
             return kwargs, None
         given = _by_name(declared.inputs, args, kwargs)
@@ -157,20 +160,24 @@ class Typed:
         declared.corrections.accept(where)
         return given, read
 
-    def _accept(self, where: Hashable) -> None:
-        self._refuse_if_spent(where)
-        self._declared.corrections.accept(where)
+    def _accept(self) -> None:
+        corrections = declared_of(self).corrections
+        if corrections.any:
+            where = _here()
+            self._refuse_if_spent(where)
+            corrections.accept(where)
 
     def _refuse_if_spent(self, where: Hashable) -> None:
-        if self._declared.corrections.spent(where):
+        if declared_of(self).corrections.spent(where):
             raise self._refusal([], 0)
 
     def _refusal(self, misfits: list[Misfit], left: int) -> ToolInputInvalid:
+        most = declared_of(self).corrections.limit + 1
         then = (
             "Mend this and call it again."
             if left
-            else f"Its arguments were wrong {self._declared.corrections.limit + 1} times in a row: "
-            "do not call it again for this task."
+            else f"Its arguments were wrong {most} times in a row: do not call it again for this "
+            "task."
         )
         name = sanitize_tool_name(self.name)  # type: ignore[attr-defined]
         text = " ".join(filter(None, (f"Tool {name!r} was not called.", told(misfits), then)))
@@ -182,7 +189,7 @@ class Typed:
         Raises:
             ToolOutputInvalid: It is not.
         """
-        results = self._declared.results
+        results = declared_of(self).results
         if results is None or is_tool_failure(result):
             return result
         misfits = results.misfits(result)
@@ -194,14 +201,15 @@ class Typed:
 
     def format_output_for_agent(self, raw_result: Any) -> str:
         """What the model reads of a result."""
-        if self._declared.results is not None and not is_tool_failure(raw_result):
-            return self._declared.results.say(raw_result)
+        results = declared_of(self).results
+        if results is not None and not is_tool_failure(raw_result):
+            return results.say(raw_result)
         shown: str = super().format_output_for_agent(raw_result)  # type: ignore[misc]
         return shown
 
     def to_structured_tool(self) -> CrewStructuredTool:
         """As the text path wants it, for the next task."""
-        self._declared.corrections.accept(None)
+        declared_of(self).corrections.accept(None)
         made: CrewStructuredTool = super().to_structured_tool()  # type: ignore[misc]
         made.__class__ = TypedStructuredTool
         private = made.__pydantic_private__
@@ -251,16 +259,28 @@ class TypedStructuredTool(CrewStructuredTool):
         super()._increment_usage_count()
 
 
-@contextmanager
-def refusals_not_counted(tool: Any) -> Iterator[None]:
-    """CrewAI counts a call before it is made; take it back if it was refused."""
-    try:
-        yield
-    except ToolInputInvalid:
-        if isinstance(tool, Typed):
+class refusals_not_counted:
+    """CrewAI counts a call before it is made; here that is taken back if it was refused."""
+
+    __slots__ = ("_tool",)
+
+    def __init__(self, tool: Any) -> None:
+        self._tool = tool
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        tool = self._tool
+        if isinstance(error, ToolInputInvalid) and isinstance(tool, Typed):
             with tool._usage_lock:  # type: ignore[attr-defined]
                 tool.current_usage_count -= 1  # type: ignore[attr-defined]
-        raise
+
+
+def declared_of(tool: Typed) -> Declared:
+    """What a tool is declared to be: as an attribute, pydantic would find it last of all."""
+    declared: Declared = tool.__pydantic_private__["_declared"]  # type: ignore[attr-defined]
+    return declared
 
 
 def _here() -> Hashable:
@@ -275,9 +295,11 @@ def _here() -> Hashable:
 def _by_name(
     inputs: type[Arguments], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    names = [info.alias or name for name, info in inputs.model_fields.items()]
+    names = inputs.meaning_.names
+    if not args:
+        return dict(kwargs)
     if len(args) > len(names) or any(name in kwargs for name in names[: len(args)]):
-        raise TypeError(f"takes {names}; got {len(args)} by position, and {sorted(kwargs)}")
+        raise TypeError(f"takes {list(names)}; got {len(args)} by position, and {sorted(kwargs)}")
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
@@ -300,12 +322,12 @@ class FunctionTool(Typed, Tool):  # type: ignore[type-arg]
         if owner is None or not self._belongs:
             return self
         bound = copy.copy(self)
-        work = bound._declared.work
+        work = declared_of(bound).work
         assert isinstance(work, FunctionWork)
         func = work.func.__get__(owner, kind)
         bound._belongs = False
         bound._declared = replace(
-            self._declared, work=replace(work, func=func), corrections=Corrections()
+            declared_of(self), work=replace(work, func=func), corrections=Corrections()
         )
         put(bound, func=func)
         return bound
@@ -388,7 +410,7 @@ def declared_options(tool: Any) -> ToolOptions | None:
     """What was declared with the tool itself, secrets among its arguments included."""
     if not isinstance(tool, Typed):
         return None
-    declared = tool._declared
+    declared = declared_of(tool)
     secret = declared.inputs.meaning_.hidden if declared.inputs is not None else frozenset()
     return replace(declared.options, sensitive=declared.options.sensitive | secret)
 
@@ -404,9 +426,10 @@ def arguments_of(
         That, and how they were read; None: they were not, or they are wrong.
     """
     raw = {**kwargs, "*": list(args)} if args else kwargs
-    if not isinstance(tool, Typed) or tool._declared.inputs is None:
+    declared = declared_of(tool) if isinstance(tool, Typed) else None
+    if declared is None or declared.inputs is None:
         return raw, None
-    declared, inputs = tool._declared, tool._declared.inputs
+    inputs = declared.inputs
     try:
         given = _by_name(inputs, args, kwargs)
         read = read_arguments(inputs, given, strict=declared.options.strict)
@@ -448,13 +471,13 @@ def doing_within(tool: BaseTool, worker: Callable[[BaseTool], BaseTool]) -> Base
     """The tool whose work is done by what `worker` makes of the one that does it now."""
     if not isinstance(tool, Typed):
         return worker(tool)
-    work = tool._declared.work
-    if not isinstance(work, ToolWork):
+    declared = declared_of(tool)
+    if not isinstance(declared.work, ToolWork):
         return tool
-    doing = worker(work.tool)
-    return (
-        tool if doing is work.tool else _with(tool, replace(tool._declared, work=ToolWork(doing)))
-    )
+    doing = worker(declared.work.tool)
+    if doing is declared.work.tool:
+        return tool
+    return _with(tool, replace(declared, work=ToolWork(doing)))
 
 
 def check_options(declared: Declared, tool: str) -> None:
@@ -475,7 +498,7 @@ def check_options(declared: Declared, tool: str) -> None:
 
 
 def _changed(tool: Any, options: ToolOptions) -> BaseTool:
-    before: Declared = tool._declared
+    before = declared_of(tool)
     name = sanitize_tool_name(tool.name)
     kind = options.result_schema or (before.results and before.results.kind)
     results = None if kind is None else Results(kind, name, strict=options.strict)
@@ -508,7 +531,7 @@ class _WrappedTool(Typed):
     @property
     def tool_type(self) -> str:
         """The original's: CrewAI shows it to models, and finds classes by it."""
-        work = self._declared.work
+        work = declared_of(self).work
         kind = type(work.tool) if isinstance(work, ToolWork) else type(self)
         return f"{kind.__module__}.{kind.__qualname__}"
 

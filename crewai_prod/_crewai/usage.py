@@ -16,6 +16,9 @@ from crewai.types.usage_metrics import UsageMetrics
 from crewai_prod.prices import reported_usd
 from crewai_prod.records import Usage
 
+_TOTALS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+"""Names whose meaning is beyond doubt: a report of no others is read without CrewAI."""
+
 
 class Reported(dict[str, Any]):
     """A report as CrewAI makes it of a response, and beside it what CrewAI leaves out of it.
@@ -35,8 +38,15 @@ class Reported(dict[str, Any]):
 
 def read_usage(report: Mapping[str, Any]) -> Usage:
     """A provider's usage report in the journal's terms."""
+    left_out = getattr(report, "left_out", None)
+    if left_out is None and report.keys() <= _TOTALS and {*map(type, report.values())} == {int}:
+        return Usage(
+            input_tokens=max(0, report.get("prompt_tokens", 0)),
+            output_tokens=max(0, report.get("completion_tokens", 0)),
+            calls=1,
+        )
     said = dict(report)
-    more = {**_plain(getattr(report, "left_out", None)), **said}
+    more = {**_plain(left_out), **said}
     if "inputTokens" in said:
         return _of_bedrock(said)
     metrics = UsageMetrics.from_provider_dict(said)
