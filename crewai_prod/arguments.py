@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import new_class
 from typing import Any, ClassVar, get_args, get_type_hints
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
@@ -74,17 +75,35 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
     meaning_: ClassVar[Meaning]
+    once_: ClassVar[bool] = False
+    said_: ClassVar[bytes | None] = None
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The strict schema, whatever form is asked for; or the one that was always shown."""
-        kept = cls.meaning_.kept
-        shown = (
-            copy.deepcopy(dict(cls.meaning_.shown))
-            if kept is None
-            else kept.model_json_schema(*args, **kwargs)
-        )
+        if cls.said_ is not None and not args and not kwargs:
+            shown = orjson.loads(cls.said_)
+        else:
+            shown = cls._shown(*args, **kwargs)
+            if cls.once_ and not args and not kwargs:
+                cls.said_ = _faithful(shown)
         return {**shown, "properties": Properties(shown.get("properties", {}))}
+
+    @classmethod
+    def show_once(cls) -> None:
+        """A task begins that asks for the schema in each call: it is made now, and not again.
+
+        Making it takes pydantic longer than a short call of a tool takes in all. Whoever never
+        calls this gets a new one each time: a user's model may say something else tomorrow.
+        """
+        cls.once_, cls.said_ = True, None
+
+    @classmethod
+    def _shown(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        kept = cls.meaning_.kept
+        if kept is None:
+            return copy.deepcopy(dict(cls.meaning_.shown))
+        return kept.model_json_schema(*args, **kwargs)
 
     @classmethod
     def understand(
@@ -171,6 +190,15 @@ def is_json(value: Any) -> bool:
 _LEAVES = frozenset({str, int, float, bool, type(None)})
 _TEXT = frozenset({str})
 _json = json.JSONEncoder().encode
+
+
+def _faithful(schema: dict[str, Any]) -> bytes | None:
+    """JSON of a schema that is the same when it is read; None: there is none."""
+    try:
+        said = orjson.dumps(schema)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return said if orjson.loads(said) == schema else None
 
 
 def _errors(error: ValidationError) -> Any:

@@ -285,7 +285,7 @@ class Trail:
 def _exact(
     calls: Sequence[Call], call: Call, most: int | None
 ) -> tuple[Kind, int, str | None] | None:
-    if most is None:
+    if most is None or len(calls) < most:
         return None
     alike = [one.outcome for one in calls if one.key == call.key][-most:]
     return ("exact", most, None) if len(alike) == most and _same(alike) else None
@@ -308,7 +308,7 @@ def _ping_pong(
 def _no_progress(
     calls: Sequence[Call], call: Call, most: int | None
 ) -> tuple[Kind, int, str | None] | None:
-    if most is None or not calls or calls[-1].outcome is None:
+    if most is None or len(calls) < most or calls[-1].outcome is None:
         return None
     row = []
     for one in reversed(calls):
@@ -324,7 +324,7 @@ def _no_progress(
 def _varied(
     calls: Sequence[Call], call: Call, most: int | None
 ) -> tuple[Kind, int, str | None] | None:
-    if most is None:
+    if most is None or len(calls) < most:
         return None
     keys, row = {call.key}, []
     for one in reversed(calls):

@@ -67,12 +67,12 @@ def redact_fields(
     A large field thus takes no room from the others. Costs half as much for short plain values.
     """
     shown: dict[str, Any] = {}
-    for key, value in line.items():
+    names = _known_keys(tuple(line), frozenset(sensitive))
+    for (name, secret), value in zip(names, line.values(), strict=True):
         if value is None:
             continue
-        name, secret = _known_key(key)
         kind = type(value)
-        if secret or key in sensitive:
+        if secret:
             shown[name] = _Walk(sensitive, max_size).value(value, MAX_DEPTH, hidden=True)
         elif kind is str and len(value) <= _SHORT:
             shown[name] = _short(value)
@@ -332,6 +332,13 @@ def _known_key(key: str) -> tuple[str, bool]:
     words = [word.lower() for word in _WORD.findall(key)]
     secret = any(map(_tells, ["", *words], words, [*words[1:], ""]))
     return _clean(key), secret
+
+
+@lru_cache(maxsize=256)
+def _known_keys(keys: tuple[str, ...], sensitive: frozenset[str]) -> list[tuple[str, bool]]:
+    """The same of all keys of a line: few lines have keys that no earlier one had."""
+    known = [(key, *_known_key(key)) for key in keys]
+    return [(name, secret or key in sensitive) for key, name, secret in known]
 
 
 def _number(value: Any) -> Any:

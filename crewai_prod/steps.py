@@ -35,8 +35,10 @@ _KICKED_OFF = re.compile(r"(?P<task>(?:.*/)?tasks/\d+(?:~\d+)?/)[^/]*~[0-9a-f]{8
 
 def digest(*parts: bytes) -> str:
     """20 hex digits over the parts, told apart by their lengths."""
-    told_apart = b"".join([len(part).to_bytes(8, "big") + part for part in parts])
-    return hashlib.blake2b(told_apart, digest_size=10).hexdigest()
+    hashed = hashlib.blake2b(digest_size=10)
+    for part in parts:
+        hashed.update(len(part).to_bytes(8, "big") + part)
+    return hashed.hexdigest()
 
 
 def step_id(scope: str, kind: str, request: str, occurrence: int) -> str:
@@ -274,7 +276,9 @@ def _said(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
     CrewAI keeps a message without content with None while it asks, and with "" afterwards.
     """
-    said = {key: value for key, value in message.items() if key not in _UNSAID}
+    said = dict(message)
+    for unsaid in _UNSAID:
+        said.pop(unsaid, None)
     if said.get("content") in (None, ""):
         said.pop("content", None)
     calls = said.get("tool_calls")
@@ -293,8 +297,10 @@ def _message(
 ) -> MessageRecord:
     content = message.get("content")
     step = contents.get(content) if isinstance(content, str) else None
-    left_out = {_CACHING} if step is None else {_CACHING, "content"}
-    kept = {key: value for key, value in message.items() if key not in left_out}
+    kept = dict(message)
+    kept.pop(_CACHING, None)
+    if step is not None:
+        del kept["content"]
     return MessageRecord(
         digest=node,
         parent=parent,

@@ -57,6 +57,8 @@ def uninvented(reply: str) -> str:
     Only a reply that goes on after that input with an observation, an answer or another action is
     changed. Its labels are then written as CrewAI reads them.
     """
+    if "action" not in reply.lower():
+        return reply  # and no more is asked of a long answer
     action = _first_action(reply)
     if action is None:
         return reply
@@ -113,6 +115,8 @@ def _quoted(reply: str) -> list[tuple[int, int]]:
     CrewAI's instructions show the format itself in a block, so many models write a block around
     what they do: one that opens the reply or begins with a thought is such a one.
     """
+    if "```" not in reply:
+        return []
     fences = list(_FENCE.finditer(reply))
     blocks = zip(fences[::2], fences[1::2], strict=False)
     return [

@@ -209,7 +209,10 @@ class Typed:
 
     def to_structured_tool(self) -> CrewStructuredTool:
         """As the text path wants it, for the next task."""
-        declared_of(self).corrections.accept(None)
+        declared = declared_of(self)
+        declared.corrections.accept(None)
+        if declared.inputs is not None:
+            declared.inputs.show_once()
         made: CrewStructuredTool = super().to_structured_tool()  # type: ignore[misc]
         made.__class__ = TypedStructuredTool
         private = made.__pydantic_private__
