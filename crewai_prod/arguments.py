@@ -75,35 +75,40 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
     meaning_: ClassVar[Meaning]
-    once_: ClassVar[bool] = False
-    said_: ClassVar[bytes | None] = None
+    said_: ClassVar[dict[Any, bytes] | None] = None
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The strict schema, whatever form is asked for; or the one that was always shown."""
-        if cls.said_ is not None and not args and not kwargs:
-            shown = orjson.loads(cls.said_)
-        else:
-            shown = cls._shown(*args, **kwargs)
-            if cls.once_ and not args and not kwargs:
-                cls.said_ = _faithful(shown)
+        shown = cls._shown(args, kwargs)
         return {**shown, "properties": Properties(shown.get("properties", {}))}
 
     @classmethod
     def show_once(cls) -> None:
-        """A task begins that asks for the schema in each call: it is made now, and not again.
+        """A task begins that asks for the schema in each call: it is made once for all of them.
 
         Making it takes pydantic longer than a short call of a tool takes in all. Whoever never
         calls this gets a new one each time: a user's model may say something else tomorrow.
         """
-        cls.once_, cls.said_ = True, None
+        cls.said_ = {}
 
     @classmethod
-    def _shown(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        kept = cls.meaning_.kept
+    def _shown(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        kept, asked = cls.meaning_.kept, (args, *kwargs.items())
         if kept is None:
             return copy.deepcopy(dict(cls.meaning_.shown))
-        return kept.model_json_schema(*args, **kwargs)
+        try:
+            said = None if cls.said_ is None else cls.said_.get(asked)
+        except TypeError:  # asked for in a way that cannot be compared
+            return kept.model_json_schema(*args, **kwargs)
+        if said is not None:
+            known: dict[str, Any] = orjson.loads(said)
+            return known
+        shown = kept.model_json_schema(*args, **kwargs)
+        faithful = _faithful(shown)
+        if cls.said_ is not None and faithful is not None:
+            cls.said_[asked] = faithful
+        return shown
 
     @classmethod
     def understand(
