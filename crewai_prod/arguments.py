@@ -194,7 +194,15 @@ def is_json(value: Any) -> bool:
 
 _LEAVES = frozenset({str, int, float, bool, type(None)})
 _TEXT = frozenset({str})
-_json = json.JSONEncoder().encode
+
+
+def _json(value: Any) -> bytes | str:
+    """JSON, also of what only Python's own writer takes for it: NaN, long numbers."""
+    try:
+        said = orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value)
+    return json.dumps(value) if b"null" in said else said  # perhaps it was NaN
 
 
 def _faithful(schema: dict[str, Any]) -> bytes | None:

@@ -107,8 +107,11 @@ class RotatingFile:
         # A forked child shares the lock of its parent's descriptor and so needs one of its own;
         # a descriptor that somebody closed may meanwhile be a stranger's file, such as a database.
         if self._pid == os.getpid():
-            with contextlib.suppress(OSError):
+            try:
                 state = os.fstat(self._fd)
+            except OSError:
+                pass  # somebody closed it
+            else:
                 ours = (state.st_dev, state.st_ino) == self._opened and state.st_nlink
                 if ours and (self._has_just_looked() or _identity(self._name) == self._opened):
                     return state

@@ -311,8 +311,15 @@ _HINTS: Final[list[tuple[str, _Pattern | _Assigned]]] = [
 ]
 
 
+_DIGITS = re.compile(r"[0-9a-f]*", re.ASCII).fullmatch
+"""Of our ids and digests, which are in every line: no hint consists of such letters alone."""
+assert not any(_DIGITS(hint) for hint, _ in _HINTS)
+
+
 def _shapes_for(text: str) -> dict[_Pattern | _Assigned, None]:
     """What is worth trying on a text, each once and in order."""
+    if _DIGITS(text):
+        return {}
     lowered = text.lower()
     return dict.fromkeys([shape for hint, shape in _HINTS if hint in lowered])
 

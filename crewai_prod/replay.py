@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
 
@@ -157,7 +157,7 @@ class History:
         last = self.last_within(scope)
         answered = last is not None and last.status is StepStatus.DONE
         if last is not None and answered and last.kind is StepKind.MODEL:
-            self._steps[last.step_id] = replace(last, status=StepStatus.FAILED)
+            self._steps[last.step_id] = last._replace(status=StepStatus.FAILED)
             self._anew.add(last.step_id)
 
     def forget(self, scope: str) -> None:

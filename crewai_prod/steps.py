@@ -25,7 +25,8 @@ from crewai_prod.records import MessageRecord
 _CACHING = "cache_breakpoint"
 """CrewAI's mark on the messages it wants a provider to cache: no part of what they say."""
 _UNSAID = frozenset({"tool_call_id", _CACHING})
-_LEAVES = frozenset({str, int, float, bool, type(None)})
+_PLAIN = frozenset({str, int, bool, type(None)})
+"""Classes of values that JSON says as they are; of a float it cannot say that it is no number."""
 _BESIDE = ":"
 """No name brings it into a path: `path_part` quotes it."""
 _TASK = re.compile(r"(?:.*/)?tasks/\d+(?:~\d+)?(?=/|$)")
@@ -154,15 +155,19 @@ class Talk(NamedTuple):
     """A request that was read: copies to know its messages by, and the digest of each.
 
     The same of its parameters, which are nearly always those of the request before.
+
+    Attributes:
+        plain: Whether a message is JSON as it is.
     """
 
     copies: list[Any]
     digests: list[str]
+    plain: list[bool]
     params: Any = None
     params_digest: str = ""
 
 
-NOTHING_SAID = Talk([], [])
+NOTHING_SAID = Talk([], [], [])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,9 +215,9 @@ def read_request(
             MessageRecord(digest=params_digest, parent=None, role="request", body=settings)
         )
     parent: str | None = None
-    for message, node in zip(messages, talk.digests, strict=True):
+    for message, node, plain in zip(messages, talk.digests, talk.plain, strict=True):
         if node not in known:
-            fresh.append(_message(node, parent, message, contents))
+            fresh.append(_message(node, parent, message, contents, plain=plain))
         parent = node
     return Request(
         digest=digest((parent or "").encode(), params_digest.encode()),
@@ -229,14 +234,17 @@ def _read_talk(
     """Digests of the messages, each over its own meaning and all that came before it."""
     alike = _alike(messages, before.copies)
     copies, digests = before.copies[:alike], before.digests[:alike]
+    plain = before.plain[:alike]
     tip = digests[-1] if digests else ""
     for message in messages[alike:]:
         tip = digest(tip.encode(), meaning(_said(message)))
-        copies.append(_copy(message))
+        odd: list[Any] = []
+        copies.append(_copy(message, odd))
         digests.append(tip)
+        plain.append(not odd)
     if before.params == params:
-        return Talk(copies, digests, before.params, before.params_digest)
-    return Talk(copies, digests, _copy(params), digest(b"params", meaning(params)))
+        return Talk(copies, digests, plain, before.params, before.params_digest)
+    return Talk(copies, digests, plain, _copy(params, []), digest(b"params", meaning(params)))
 
 
 def _alike(messages: Sequence[Any], copies: list[Any]) -> int:
@@ -260,15 +268,22 @@ class _Unequal:
 _UNEQUAL = _Unequal()
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: Any, odd: list[Any]) -> Any:
+    """The value as it is now; what JSON has no word for, or says otherwise, is added to `odd`."""
     kind = type(value)
-    if kind in _LEAVES:
-        return value
     if kind is dict:
-        return {k: v if type(v) in _LEAVES else _copy(v) for k, v in value.items()}
+        copied = {}
+        for key, item in value.items():
+            if type(key) is not str or key == "$":
+                odd.append(key)
+            copied[key] = item if type(item) in _PLAIN else _copy(item, odd)
+        return copied
     if kind is list:
-        return [_copy(item) for item in value]
-    return _UNEQUAL
+        return [_copy(item, odd) for item in value]
+    if kind in _PLAIN:
+        return value
+    odd.append(value)
+    return value if kind is float else _UNEQUAL
 
 
 def _said(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -293,7 +308,12 @@ def _said(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _message(
-    node: str, parent: str | None, message: Mapping[str, Any], contents: Mapping[str, str]
+    node: str,
+    parent: str | None,
+    message: Mapping[str, Any],
+    contents: Mapping[str, str],
+    *,
+    plain: bool,
 ) -> MessageRecord:
     content = message.get("content")
     step = contents.get(content) if isinstance(content, str) else None
@@ -305,6 +325,16 @@ def _message(
         digest=node,
         parent=parent,
         role=str(message.get("role", "")),
-        body=orjson.dumps(to_tree(kept)).decode(),
+        body=_body(kept, plain=plain),
         content_step=step,
     )
+
+
+def _body(message: dict[str, Any], *, plain: bool) -> str:
+    """As `codec.encode` writes it."""
+    try:
+        if plain:
+            return orjson.dumps(message).decode()
+    except TypeError:  # half a character, or a number of more than 64 bits
+        pass
+    return orjson.dumps(to_tree(message)).decode()

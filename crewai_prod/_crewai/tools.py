@@ -23,7 +23,8 @@ from crewai_prod._crewai.stop import is_tool_failure, never_a_failure
 from crewai_prod._crewai.takeover import Seamed, put, really_a, seam_of, take_over
 from crewai_prod._crewai.tool_call import Raised, ToolCall, ToolSeam, one_for_one
 from crewai_prod._crewai.tool_results import encode_result
-from crewai_prod._crewai.typed import as_declared, doing_within, refusals_not_counted
+from crewai_prod._crewai.typed import as_declared, doing_within, not_counted
+from crewai_prod.errors import ToolInputInvalid
 from crewai_prod.loops import plain
 from crewai_prod.paging import READ_ON, cut
 from crewai_prod.run import Run
@@ -36,13 +37,25 @@ class DurableTool(Seamed):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The native path: validate, count the usage, then `_run`."""
-        with _on_native_path(), refusals_not_counted(self):
+        token = one_for_one.set(True)
+        try:
             return BaseTool.run(self, *args, **kwargs)  # type: ignore[arg-type]
+        except ToolInputInvalid:
+            not_counted(self)
+            raise
+        finally:
+            one_for_one.reset(token)
 
     async def arun(self, *args: Any, **kwargs: Any) -> Any:
         """The asynchronous twin of `run`."""
-        with _on_native_path(), refusals_not_counted(self):
+        token = one_for_one.set(True)
+        try:
             return await BaseTool.arun(self, *args, **kwargs)  # type: ignore[arg-type]
+        except ToolInputInvalid:
+            not_counted(self)
+            raise
+        finally:
+            one_for_one.reset(token)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         seam: ToolSeam = seam_of(self)
@@ -191,13 +204,3 @@ class ToolBench:
 def _never(arguments: Any = None, result: Any = None) -> bool:
     """The `cache_function` of a tool that is polled."""
     return False
-
-
-class _on_native_path:
-    __slots__ = ("_token",)
-
-    def __enter__(self) -> None:
-        self._token = one_for_one.set(True)
-
-    def __exit__(self, *_: object) -> None:
-        one_for_one.reset(self._token)

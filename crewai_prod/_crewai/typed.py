@@ -93,13 +93,19 @@ class Typed:
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The native path; a refused call is not counted."""
-        with refusals_not_counted(self):
+        try:
             return BaseTool.run(self, *args, **kwargs)  # type: ignore[arg-type]
+        except ToolInputInvalid:
+            not_counted(self)
+            raise
 
     async def arun(self, *args: Any, **kwargs: Any) -> Any:
         """The asynchronous twin of `run`."""
-        with refusals_not_counted(self):
+        try:
             return await BaseTool.arun(self, *args, **kwargs)  # type: ignore[arg-type]
+        except ToolInputInvalid:
+            not_counted(self)
+            raise
 
     def _validate_kwargs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Later, in `_run`."""
@@ -262,22 +268,11 @@ class TypedStructuredTool(CrewStructuredTool):
         super()._increment_usage_count()
 
 
-class refusals_not_counted:
-    """CrewAI counts a call before it is made; here that is taken back if it was refused."""
-
-    __slots__ = ("_tool",)
-
-    def __init__(self, tool: Any) -> None:
-        self._tool = tool
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        tool = self._tool
-        if isinstance(error, ToolInputInvalid) and isinstance(tool, Typed):
-            with tool._usage_lock:  # type: ignore[attr-defined]
-                tool.current_usage_count -= 1  # type: ignore[attr-defined]
+def not_counted(tool: Any) -> None:
+    """CrewAI counts a call before it is made; take that of one that was refused back."""
+    if isinstance(tool, Typed):
+        with tool._usage_lock:  # type: ignore[attr-defined]
+            tool.current_usage_count -= 1  # type: ignore[attr-defined]
 
 
 def declared_of(tool: Typed) -> Declared:

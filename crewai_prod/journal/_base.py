@@ -39,7 +39,7 @@ from crewai_prod.records import (
     UsageRow,
 )
 
-CANCEL_SECONDS = 0.02
+CANCEL_SECONDS = 0.05
 """How old the answer of `cancelled` may be when a step is begun; whoever cancels waits for it."""
 
 Judge = Callable[[ApprovalRecord, RunStatus], "Ruling | None"]

@@ -163,7 +163,7 @@ def stored(shape: str) -> tuple[str, tuple[object, ...]]:
     """The bytes of one step (and its message) as one text, and as the values of one wide row."""
     step, messages = model_step(1)
     record = step if shape == "model" else tool_step(1)
-    values = [getattr(record, name) for name in StepRecord.__dataclass_fields__ if name != "usage"]
+    values = [getattr(record, name) for name in StepRecord._fields if name != "usage"]
     values += [*astuple(record.usage)] if record.usage else []
     for message in messages if shape == "model" else []:
         values += [message.digest, message.parent, message.role, message.body]

@@ -237,7 +237,7 @@ def test_a_true_story_holds(story: Story) -> None:
 
 def _paid_again(story: Story) -> Story:
     step, *others = story.end.steps
-    return replace(story, end=replace(story.end, steps=(replace(step, epoch=2), *others)))
+    return replace(story, end=replace(story.end, steps=(step._replace(epoch=2), *others)))
 
 
 def _executed_again(story: Story) -> Story:

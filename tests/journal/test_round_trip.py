@@ -168,7 +168,7 @@ def test_records_survive_the_disk(
         new_run(run_id, kind=run_id, inputs=inputs), lease.owner, lease_seconds=9
     )
     finished = task.status is TaskStatus.DONE and step.task == task.position
-    kept = replace(step, arguments=None, result=None) if finished else step
+    kept = step._replace(arguments=None, result=None) if finished else step
     assert again.steps == (kept,)
     assert again.attempts == (attempt,)
     assert again.tasks == (() if task.status is TaskStatus.SUPERSEDED else (task,))
@@ -211,9 +211,9 @@ def test_a_started_step_is_completed_in_place(journal: SqliteJournal, path: Path
     begun = step(3, status=StepStatus.STARTED, result=None, duration_ms=None, effect="write")
     journal.start_step(lease, begun)
     assert journal.steps("r") == [begun]
-    done = replace(begun, seq=9, status=StepStatus.DONE, result="1", attempts=2, started_at=7.0)
+    done = begun._replace(seq=9, status=StepStatus.DONE, result="1", attempts=2, started_at=7.0)
     journal.finish_step(lease, done)
-    assert journal.steps("r") == [replace(done, seq=3)]
+    assert journal.steps("r") == [done._replace(seq=3)]
     assert rows(path, "SELECT count(*) FROM steps") == [(1,)]
 
 

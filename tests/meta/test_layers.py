@@ -46,6 +46,7 @@ LAYERS = [
         "escalation",
         "loops",
         "paging",
+        "paid",
     },
     {"journal", "logfile"},
     {"logs", "logcore", "logfields", "journals"},

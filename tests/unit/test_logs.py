@@ -15,7 +15,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def _say_everything(log: RunLog) -> None:
     log.retry(TRY, name="gemini-3", wait_ms=250.0, task="dig", agent="Researcher")
     log.llm_call(MODEL_CALL, task="dig", messages=[{"role": "user", "content": SECRETS["aws"]}])
     log.tool_call(TOOL_CALL, task="dig", call_id="call_1")
-    log.step_finished(replace(TOOL_CALL, kind=StepKind.FUNCTION, name="collect", effect=None))
+    log.step_finished(TOOL_CALL._replace(kind=StepKind.FUNCTION, name="collect", effect=None))
     log.step_drift(MODEL_CALL, asked="asked", task="dig", differs=["messages"])
     log.step_replayed(MODEL_CALL, task="dig")
     log.task_finished(task="dig", position=0, status="done", duration_ms=9.0, output="Tides.")
@@ -178,8 +177,8 @@ def test_a_model_call_has_the_genai_names(make: Callable[..., RunLog]) -> None:
     """Who was asked, who answered, what it used and what it cost, or that no price is known."""
     log = make()
     cost = Cost(status=CostStatus.PRICED, picousd=1_250_000_000, source="genai-prices")
-    log.llm_call(replace(MODEL_CALL, cost=cost), task="dig")
-    log.llm_call(replace(MODEL_CALL, cost=Cost(status=CostStatus.UNPRICED)))
+    log.llm_call(MODEL_CALL._replace(cost=cost), task="dig")
+    log.llm_call(MODEL_CALL._replace(cost=Cost(status=CostStatus.UNPRICED)))
     line, unpriced = _lines(log)
     assert unpriced["cost.status"] == "unpriced"
     assert not any(key.startswith("gen_ai.usage.cost") for key in unpriced)
@@ -297,7 +296,7 @@ def test_content_is_shown_on_request_only(make: Callable[..., RunLog], tmp_path:
     quiet, open_ = make(target=tmp_path / "quiet"), make(target=tmp_path / "open", content=True)
     for log in (quiet, open_):
         _say_everything(log)
-        log.tool_call(replace(TOOL_CALL, status=StepStatus.DONE, result=json.dumps("paid")))
+        log.tool_call(TOOL_CALL._replace(status=StepStatus.DONE, result=json.dumps("paid")))
     content = ("tide turns", "Tides.", "amount", "bad key", "slow down", "paid")
     quiet_text, open_text = (tmp_path / "quiet").read_text(), (tmp_path / "open").read_text()
     assert [word for word in content if word in quiet_text] == []
