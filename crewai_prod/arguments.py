@@ -25,7 +25,7 @@ from pydantic_core import SchemaError
 from crewai_prod.docstrings import Told, read_docstring
 from crewai_prod.errors import UsageError
 from crewai_prod.misfits import Misfit, misfits_of, unknown_at
-from crewai_prod.schemas import fit, hidden_names, strict_schema
+from crewai_prod.schemas import fit, fitting_names, hidden_names, strict_schema
 
 
 class _Schema(GenerateJsonSchema):
@@ -43,6 +43,7 @@ class Meaning:
         shown: As a model is shown it.
         hidden: Names, at any depth, whose values are secrets.
         names: Of the arguments, in their order.
+        fitting: Those of which a single value is as it should be, whatever it is.
         kept: The model whose schema is shown instead.
     """
 
@@ -50,6 +51,7 @@ class Meaning:
     shown: Mapping[str, Any]
     hidden: frozenset[str]
     names: tuple[str, ...]
+    fitting: frozenset[str]
     kept: type[BaseModel] | None = None
 
 
@@ -136,7 +138,8 @@ class Arguments(BaseModel):
                 f"{str(error).splitlines()[0]}"
             ) from error
         names = tuple(info.alias or name for name, info in cls.model_fields.items())
-        cls.meaning_ = Meaning(schema, shown, hidden_names(schema), names, kept)
+        hidden, fitting = hidden_names(schema), fitting_names(schema)
+        cls.meaning_ = Meaning(schema, shown, hidden, names, fitting, kept)
 
 
 class Unfit(Exception):
@@ -162,11 +165,13 @@ def read_arguments(
     meaning, mode = kind.meaning_, True if strict else None
     value: Any = dict(given)
     try:
-        plain = is_json(value)
-        if not plain:
-            return kind.model_validate(value, strict=mode)
-        value, unknown = fit(value, meaning.schema)
-        found = unknown_at(unknown)
+        found: list[Misfit] = []
+        single = value.keys() <= meaning.fitting and {*map(type, value.values())} <= _SINGLE
+        if not single:
+            if not is_json(value):
+                return kind.model_validate(value, strict=mode)
+            value, unknown = fit(value, meaning.schema)
+            found += unknown_at(unknown)
         try:
             read = kind.model_validate_json(_json(value), strict=mode)
         except ValidationError as error:
@@ -192,7 +197,8 @@ def is_json(value: Any) -> bool:
     return False
 
 
-_LEAVES = frozenset({str, int, float, bool, type(None)})
+_SINGLE = frozenset({str, int, float, bool})
+_LEAVES = _SINGLE | {type(None)}
 _TEXT = frozenset({str})
 
 

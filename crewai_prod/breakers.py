@@ -41,11 +41,14 @@ def of_provider(provider: str, address: str) -> Breaker:
 
 def refuses_tool(name: str, options: ToolOptions) -> float | None:
     """Seconds for which a tool is not called, None if it may be."""
-    return of_tool(name).refuses(_retry(options).open_for)
+    known = _breakers.get(("tool", name))  # of one that never failed there is none
+    return None if known is None else known.refuses(_retry(options).open_for)
 
 
 def note_tool(name: str, options: ToolOptions, failure: BaseException | None) -> None:
     """A tool's call has ended: with what it says of the tool, if it failed."""
+    if failure is None and ("tool", name) not in _breakers:
+        return
     telling = isinstance(failure, _OF_TOOL) or (
         failure is not None and isinstance(classify(failure), _OF_SERVICE)
     )

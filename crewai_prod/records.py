@@ -376,8 +376,7 @@ class TaskRecord:
     finished_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageRecord:
+class MessageRecord(NamedTuple):
     """One message of a conversation, stored once per run and addressed by its content.
 
     `digest` covers the message and, through `parent`, all that came before it. `body` is JSON of

@@ -199,7 +199,8 @@ class RunCore:
         Raises:
             CrewProdError: It was; or the journal could not be read.
         """
-        self.check()
+        if self._stopped is not None or deadlines.left():
+            self.check()
         now = time.monotonic()
         if now - self._looked >= CANCEL_SECONDS:
             self._write(self._refuse_if_cancelled)

@@ -70,6 +70,13 @@ def fit(value: Any, schema: Mapping[str, Any]) -> tuple[Any, list[tuple[Any, ...
     return fitter.fit(value, schema, ()), fitter.unknown
 
 
+def fitting_names(schema: Mapping[str, Any]) -> frozenset[str]:
+    """Names of which `fit` leaves a value as it is, if that is no list, no object and no null."""
+    combined = {"$ref", "allOf", "anyOf", "oneOf"} & schema.keys()
+    plain = schema.get("type") == "object" and not combined
+    return frozenset(schema.get("properties", ())) if plain else frozenset()
+
+
 def hidden_names(schema: Mapping[str, Any]) -> frozenset[str]:
     """Names of the properties, at any depth, that hold secrets."""
     found: set[str] = set()

@@ -170,8 +170,7 @@ class Talk(NamedTuple):
 NOTHING_SAID = Talk([], [], [])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """A model call's meaning.
 
     Attributes:
