@@ -40,6 +40,7 @@ from crewai_prod import complaints
 from crewai_prod._crewai.guarded_tasks import guarded_output
 from crewai_prod._crewai.metering import model_failures
 from crewai_prod._crewai.places import scope_of
+from crewai_prod._crewai.private import found_at_once
 from crewai_prod._crewai.repeating import instead_of_crewais, uncounted, uncounted_in_steps
 from crewai_prod._crewai.stop import Passing, StopRun, refusing
 from crewai_prod._crewai.takeover import seam_of
@@ -375,6 +376,7 @@ def reviewed(executor: Any) -> None:
         namespace = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
         made: Any = type(kind)
         _classes[kind] = made(kind.__name__, (front, kind), namespace)
+        found_at_once(_classes[kind])
     object.__setattr__(executor, "__class__", _classes[kind])
     uncounted(executor, seam_of(executor.agent).run, executor.original_tools)
 

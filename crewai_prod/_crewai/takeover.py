@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar, cast
 from weakref import WeakKeyDictionary, ref
 
+from crewai_prod._crewai.private import found_at_once
+
 T = TypeVar("T")
 
 _SLOT = "crewai_prod_seam"
@@ -79,6 +81,7 @@ def front_class(mixin: type, original: type, namespace: Mapping[str, Any]) -> ty
                 **namespace,
             }
             made = type(original)(original.__name__, (mixin, original), described)
+            found_at_once(made)
             known[mixin] = ref(made)
             _recent.append(made)
     return made
