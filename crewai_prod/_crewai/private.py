@@ -3,7 +3,7 @@
 pydantic finds one last of all: where class and object have nothing of the name, and after an
 exception that it raises and catches itself. CrewAI's executors, which are flows, ask for some three
 hundred of them in each step: that is a third of what a step takes without us. The classes that we
-put in front of CrewAI's find them as quickly as any property.
+put in front of CrewAI's find them as quickly as any method.
 """
 
 from __future__ import annotations
@@ -26,14 +26,23 @@ def found_at_once(kind: type) -> None:
     known = {name for base in kind.__mro__ for name in vars(base)}
     for name, attribute in kind.__private_attributes__.items():  # type: ignore[attr-defined]
         if name not in known and not hasattr(attribute, "__get__"):
-            type.__setattr__(kind, name, _found(name))
+            type.__setattr__(kind, name, _Found(name))
 
 
-def _found(name: str) -> property:
-    def find(self: Any) -> Any:
+class _Found:
+    """Finds a private attribute where pydantic keeps it.
+
+    Like a method it gives way to what stands in the object's own `__dict__` under the same name:
+    CrewAI's flows put some there, past pydantic.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Any:
         try:
-            return self.__pydantic_private__[name]
-        except (KeyError, TypeError):  # pydantic's own lookup follows, and says what is missing
-            raise AttributeError(name) from None
-
-    return property(find)
+            return owner.__pydantic_private__[self._name]
+        except (KeyError, TypeError, AttributeError):  # pydantic looks next, and says what is wrong
+            raise AttributeError(self._name) from None

@@ -38,15 +38,14 @@ class Reported(dict[str, Any]):
 
 def read_usage(report: Mapping[str, Any]) -> Usage:
     """A provider's usage report in the journal's terms."""
-    left_out = getattr(report, "left_out", None)
-    if left_out is None and report.keys() <= _TOTALS and {*map(type, report.values())} == {int}:
+    if type(report) is dict and report.keys() <= _TOTALS and {*map(type, report.values())} == {int}:
         return Usage(
             input_tokens=max(0, report.get("prompt_tokens", 0)),
             output_tokens=max(0, report.get("completion_tokens", 0)),
             calls=1,
         )
     said = dict(report)
-    more = {**_plain(left_out), **said}
+    more = {**_plain(getattr(report, "left_out", None)), **said}
     if "inputTokens" in said:
         return _of_bedrock(said)
     metrics = UsageMetrics.from_provider_dict(said)

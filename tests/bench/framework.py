@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import inspect
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -31,31 +33,33 @@ TURNS = 20
 STEPS = 2 * TURNS + 1
 _DURABILITIES: tuple[Durability, ...] = ("process", "power")
 _PATHS: tuple[ToolPath, ...] = ("native", "text")
+_FORMS = ("kickoff", "kickoff_async", "akickoff")
 _BLOCK = 25
 
 
 def measure(folder: Path, *, quick: bool) -> Iterator[Row]:
     """All rows of this section."""
     for path in _PATHS:
-        yield from _crews(folder, path, rounds=3 if quick else 25)
+        for form in _FORMS:
+            yield from _crews(folder, path, form, rounds=3 if quick else 25)
     for durability in _DURABILITIES:
         yield from _seams(folder, durability, blocks=2 if quick else 20)
 
 
-def _crews(folder: Path, path: ToolPath, rounds: int) -> Iterator[Row]:
+def _crews(folder: Path, path: ToolPath, form: str, rounds: int) -> Iterator[Row]:
     """Bare and hardened kickoffs in turns."""
-    found: dict[str, list[tuple[float, float]]] = {"bare": [], "process": [], "power": []}
-    kinds = list(found)
+    kinds = ["bare", "process", *(["power"] if form == "kickoff" else [])]
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         kinds.append(kinds.pop(0))  # each comes first as often as the others
         for kind in kinds:
-            found[kind].append(_kickoff(folder, path, kind))
+            found[kind].append(_kickoff(folder, path, form, kind))
     bare = found.pop("bare")
     for kind, times in found.items():
-        yield from _compare(f"{path} path, `{kind}`", kind == "process", times, bare)
+        yield from _compare(f"{path} path, `{form}`, `{kind}`", kind == "process", times, bare)
 
 
-def _kickoff(folder: Path, path: ToolPath, kind: str) -> tuple[float, float]:
+def _kickoff(folder: Path, path: ToolPath, form: str, kind: str) -> tuple[float, float]:
     """Milliseconds of one step within the conversation, and of the whole kickoff."""
     made: Any = make_crew(Talk(TURNS, path).llm(), TURNS)
     crew = made
@@ -64,11 +68,17 @@ def _kickoff(folder: Path, path: ToolPath, kind: str) -> tuple[float, float]:
         crew = harden(made, journal=journal, durability=kind, tools=READS)
     gc.collect()
     begin = time.perf_counter()
-    crew.kickoff()
+    started = getattr(crew, form)()
+    if inspect.isawaitable(started):
+        asyncio.run(_awaited(started))
     whole = time.perf_counter() - begin
     asked = made.agents[0].tools[0].asked
     assert len(asked) == TURNS
     return (asked[-1] - asked[0]) / (2 * (TURNS - 1)) * 1000, whole * 1000
+
+
+async def _awaited(work: Awaitable[object]) -> object:
+    return await work
 
 
 def _compare(
