@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 from crewai import LLM, Agent, Crew, Task
+from crewai.types.usage_metrics import UsageMetrics
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crewai_prod import Settings, harden, open_journal
 from crewai_prod._crewai.usage import Reported, read_usage
@@ -306,6 +309,22 @@ def test_what_the_provider_says_it_charged_wins(
 def test_reports_are_read_whoever_wrote_them(report: dict[str, Any], expected: Usage) -> None:
     """Names and nesting differ; tokens and money are the same things."""
     assert read_usage(report) == expected
+
+
+NAMES = ["prompt_tokens", "completion_tokens", "total_tokens", "reasoning_tokens", "input_tokens"]
+COUNTS = st.integers(-2, 2**70) | st.booleans() | st.none() | st.floats(0, 9) | st.just("3")
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), COUNTS))
+def test_plain_reports_are_read_as_crewai_reads_them(report: dict[str, Any]) -> None:
+    """Those of few names are read without it."""
+    read, metrics = read_usage(report), UsageMetrics.from_provider_dict(report)
+    if metrics is None:
+        assert read == Usage()
+        return
+    counts = metrics.prompt_tokens, metrics.completion_tokens, metrics.successful_requests
+    assert (read.input_tokens, read.output_tokens, read.calls) == tuple(max(0, n) for n in counts)
+    assert read.reasoning_tokens == metrics.reasoning_tokens
 
 
 def test_a_report_looks_as_without_us() -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic_core import from_json
 
-from crewai_prod.arguments import Unfit, closed_model, read_arguments, read_signature
+from crewai_prod.arguments import Unfit, _json, closed_model, read_arguments, read_signature
 from crewai_prod.corrections import Corrections
 from crewai_prod.docstrings import read_docstring
 from crewai_prod.errors import UsageError
@@ -261,6 +266,86 @@ def test_existing_model_is_resolved_and_closed() -> None:
     assert read_arguments(made, {"when": "2026-01-31"}, strict=True).when == date(2026, 1, 31)  # type: ignore[attr-defined]
     assert issubclass(made, Postponed)
     assert not Postponed.__pydantic_complete__
+
+
+class Shown(BaseModel):
+    """One that says something else each time it is asked."""
+
+    amount: int
+    asked: ClassVar[int] = 0
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Its schema, and how often it was made."""
+        Shown.asked += 1
+        return {**super().model_json_schema(*args, **kwargs), "title": f"number {Shown.asked}"}
+
+
+def test_a_schema_is_made_once_a_task_if_that_is_asked_for() -> None:
+    """What a caller does to it is done to a copy of its own."""
+    made = closed_model(Shown, "t", keep=True)
+    first = made.model_json_schema()["title"]
+    assert made.model_json_schema()["title"] != first
+    made.show_once()
+    once = made.model_json_schema()
+    once["properties"]["amount"]["type"] = "string"
+    again = made.model_json_schema()
+    assert again["title"] == once["title"]
+    assert again["properties"]["amount"]["type"] == "integer"
+    assert made.model_json_schema(mode="serialization")["title"] != once["title"]
+    made.show_once()
+    assert made.model_json_schema()["title"] != once["title"]
+
+
+def test_a_schema_that_json_cannot_say_is_made_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would come back as something else."""
+    made = closed_model(Shown, "t", keep=True)
+    made.show_once()
+    monkeypatch.setattr(Shown, "model_json_schema", lambda *_, **__: {"examples": (1, object())})
+    assert isinstance(made.model_json_schema()["examples"], tuple)
+    assert isinstance(made.model_json_schema()["examples"], tuple)
+    assert made.model_json_schema(ref_template=[])["properties"] == {}
+
+
+def takes(
+    number: float, whole: int, text: str, flag: bool, maybe: str | None = None, many: Any = ()
+) -> None:
+    """Of all kinds."""
+
+
+SINGLE = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+GIVEN = st.fixed_dictionaries(
+    {"number": st.floats() | st.integers(), "whole": st.integers(), "text": st.text()},
+    optional={
+        "flag": st.booleans(),
+        "maybe": SINGLE,
+        "many": SINGLE | st.lists(SINGLE) | st.dictionaries(st.text(), SINGLE),
+        "more": SINGLE,
+    },
+)
+
+
+@given(GIVEN, st.booleans())
+def test_plain_arguments_are_only_read_faster(given: dict[str, Any], strict: bool) -> None:
+    """As if each of them had to be walked along its schema: what comes of it is the same."""
+    kind = read_signature(takes, "t").kind
+    outcomes = []
+    for fitting in (kind.meaning_.fitting, frozenset[str]()):
+        meaning = replace(kind.meaning_, fitting=fitting)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(kind, "meaning_", meaning)
+            try:
+                outcomes.append(repr(read_arguments(kind, given, strict=strict)))
+            except Unfit as error:
+                outcomes.append(told(error.misfits))
+    assert outcomes[0] == outcomes[1]
+
+
+@given(SINGLE | st.lists(SINGLE) | st.dictionaries(st.text(), SINGLE))
+def test_json_of_arguments_says_what_pythons_own_does(value: Any) -> None:
+    """Also of numbers that are none, and of such that 64 bits do not hold."""
+    said, read = from_json(_json(value)), from_json(json.dumps(value))
+    assert repr(said) == repr(read)
 
 
 GOOGLE = """Pay somebody.

@@ -40,6 +40,16 @@ def done(number: int, *, tokens: int = 100, **more: Any) -> Any:
     return model_step(number, **(given | more))
 
 
+def test_what_was_done_before_there_was_a_budget_counts() -> None:
+    """Counted once there is one: however much that was."""
+    own = Brakes()
+    for number in range(1, 1201):
+        own.enter(done(number, tokens=10))
+    own.join(Budgets.read([Budget(max_tokens=12_050)], {}), of="crew/desk")
+    assert own.reserve(RUN, "next", ASK, alone, patient=False) == Fits(40, capped=True)
+    assert own.unmet() == []
+
+
 def test_a_call_waits_for_another_and_takes_what_that_left() -> None:
     """What was set aside and not used is there again; what was used is not."""
     own = brakes(Budget(max_tokens=190))

@@ -124,7 +124,7 @@ def test_zero_means_no_rotation(tmp_path: Path) -> None:
 
 
 def test_a_file_taken_away_is_made_again(tmp_path: Path) -> None:
-    """A file that was deleted or moved by someone else is noticed before the next line."""
+    """One that was deleted is missed before the next line, one that was moved at the next look."""
     path = tmp_path / "log.jsonl"
     log = RotatingFile(path)
     log.write(_line(0))
@@ -134,6 +134,20 @@ def test_a_file_taken_away_is_made_again(tmp_path: Path) -> None:
     log.write(_line(2))
     assert _numbers(path) == [2]
     assert _numbers(tmp_path / "elsewhere") == [1]
+
+
+def test_a_file_moved_away_is_left_in_a_moment(tmp_path: Path) -> None:
+    """Lines of the moment until then are in the file that was moved: none is lost."""
+    path, moved = tmp_path / "a.log.jsonl", tmp_path / "moved"
+    log = RotatingFile(path)
+    log.write(_line(1))
+    path.rename(moved)
+    number, deadline = 1, time.monotonic() + 5
+    while not path.exists() and time.monotonic() < deadline:
+        number += 1
+        log.write(_line(number))
+    assert _numbers(moved) + _numbers(path) == list(range(1, number + 1))
+    assert _numbers(path) == [number]
 
 
 def test_a_strangers_file_is_never_written_to(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crewai_prod import codec
 from crewai_prod.records import StepKind, StepRecord, StepStatus, TaskRecord, TaskStatus
 from crewai_prod.replay import CACHED, History, TaskDefinition, Verdict, changes, plan_tasks
 from crewai_prod.steps import (
@@ -23,6 +26,13 @@ from crewai_prod.steps import (
     works_on,
 )
 from crewai_prod.walk import Walk
+
+
+class Colour(Enum):
+    """An enumeration."""
+
+    RED = "red"
+
 
 TALK = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text()}),
@@ -107,6 +117,30 @@ def test_made_up_ids_of_tool_calls_do_not_matter() -> None:
         ]
 
     assert request(talk("a")).digest == request(talk("b")).digest
+
+
+ODD = st.sampled_from(
+    [1.5, float("nan"), 2**63, 2**70, "\ud800", (1, 2), {3}, b"b", date(2026, 1, 2), Colour.RED]
+)
+LEAF = st.none() | st.booleans() | st.integers() | st.text() | ODD
+TREE = st.recursive(
+    LEAF,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text() | st.just("$") | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["role", "content", "name", "$", "more"]), TREE))
+def test_a_message_is_stored_as_any_value_is(message: dict[str, Any]) -> None:
+    """Whether or not it was JSON already, in which case it is not looked through again."""
+    stored = request([message]).messages[-1]
+    assert codec.decode(stored.body) == codec.decode(codec.encode(message)) or "nan" in repr(
+        message
+    )
+    assert stored.body == codec.encode(message) or str(2**63) in stored.body
 
 
 @given(TALK, TALK, TALK)
