@@ -213,14 +213,17 @@ def read_request(
         fresh.append(
             MessageRecord(digest=params_digest, parent=None, role="request", body=settings)
         )
-    parent: str | None = None
-    for message, node, plain in zip(messages, talk.digests, talk.plain, strict=True):
-        if node not in known:
-            fresh.append(_message(node, parent, message, contents, plain=plain))
-        parent = node
+    nodes = talk.digests
+    held = len(nodes)
+    while held and nodes[held - 1] not in known:  # with a message, all before it were committed
+        held -= 1
+    for at in range(held, len(nodes)):
+        parent = nodes[at - 1] if at else None
+        fresh.append(_message(nodes[at], parent, messages[at], contents, plain=talk.plain[at]))
+    tip = nodes[-1] if nodes else None
     return Request(
-        digest=digest((parent or "").encode(), params_digest.encode()),
-        tip=parent,
+        digest=digest((tip or "").encode(), params_digest.encode()),
+        tip=tip,
         params=params_digest,
         messages=tuple(fresh),
         talk=talk,

@@ -72,7 +72,7 @@ def put_step(
         vault.seal(step.arguments, run_id, "steps.arguments"),
         vault.seal(step.result, run_id, "steps.result"),
     )
-    if usage is None and model == _NO_MODEL:
+    if usage is None and step.cost is None and model == _NO_MODEL:
         statement = _sql.START_STEP if intent else _sql.PUT_BRIEF_STEP
         return statement, (*brief, lease.run, lease.epoch)
     counts = _NO_USAGE if usage is None else _usage(usage)

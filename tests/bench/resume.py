@@ -61,7 +61,8 @@ def _rows(
 
 def _hardened(talk: Talk, journal: Path) -> Any:
     crew = make_crew(talk.llm(), talk.turns)
-    return harden(crew, journal=journal, durability="process", tools=READS, log=None, retry=ONCE)
+    more: dict[str, Any] = {"log": None, "retry": ONCE, "loops": False}  # what it does is a loop
+    return harden(crew, journal=journal, durability="process", tools=READS, **more)
 
 
 def _ms(crew: Any, **arguments: Any) -> float:

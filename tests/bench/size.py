@@ -66,7 +66,7 @@ def _whole_crew(folder: Path, path: ToolPath, turns: int) -> Row:
     """A crew in one task, its tasks' and runs' rows and all indexes included."""
     journal = folder / f"whole-{path}.db"
     made = make_crew(Talk(turns, path).llm(), turns)
-    crew = harden(made, journal=journal, durability="process", tools=READS)
+    crew = harden(made, journal=journal, durability="process", tools=READS, loops=False)
     open_journal(journal).close()
     before = file_bytes(journal)
     crew.kickoff()

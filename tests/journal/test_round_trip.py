@@ -16,6 +16,8 @@ from crewai_prod.journal._base import Judge
 from crewai_prod.records import (
     ApprovalRecord,
     AttemptRecord,
+    Cost,
+    CostStatus,
     MessageRecord,
     Ruling,
     RunStatus,
@@ -79,6 +81,11 @@ steps = st.builds(
     finish_reason=maybe,
     started_at=times,
     duration_ms=st.none() | times,
+    cost=st.none()
+    | st.builds(Cost, status=st.sampled_from(CostStatus), picousd=counts, source=maybe),
+    route=maybe,
+    output_size=st.none() | counts,
+    output_cut=st.none() | counts,
     epoch=st.just(1),
 )
 tasks = st.builds(
