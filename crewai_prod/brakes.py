@@ -448,16 +448,14 @@ class Brakes:
         Tool calls are counted when they are admitted. As long as there is no budget, model calls
         are counted once there is one, or when there are many.
         """
-        if not self.on and not self._weights:
-            if step.kind is StepKind.MODEL:
-                with self._lock:
-                    self._later.append(((step.scope, step.agent), step.usage, step.cost))
-                    if len(self._later) >= _MANY:
-                        self._count_later()
-            return
         with self._lock:
             self._release(step.step_id)
             if step.kind is not StepKind.MODEL:
+                return
+            if not self.on and not self._weights:
+                self._later.append(((step.scope, step.agent), step.usage, step.cost))
+                if len(self._later) >= _MANY:
+                    self._count_later()
                 return
             self._count((step.scope, step.agent), self._taken(step))
             self._asks.pop(step.step_id, None)

@@ -47,8 +47,6 @@ class Recorded(str):
 
 def encode(value: Any) -> str:
     """The value as JSON text that `decode` reads back."""
-    if type(value) is str and value.isascii():  # most are
-        return orjson.dumps(value).decode()
     return orjson.dumps(to_tree(value)).decode()
 
 
@@ -82,21 +80,21 @@ def to_tree(value: Any, depth: int = MAX_DEPTH, above: list[int] | None = None) 
         return _object(value, None, above)
     above.append(id(value))
     try:
-        if kind is dict:
-            return _dict(value, depth, above)
-        if kind is list:
-            return [to_tree(item, depth - 1, above) for item in value]
         return _structure(value, depth, above)
     finally:
         above.pop()
 
 
 def _structure(value: Any, depth: int, above: list[int]) -> Any:
-    """The tree of a value that may hold others, and is no plain list or dict."""
+    """The tree of a value that may hold others."""
     kind = type(value)
     if kind is Recorded:
         data = to_tree(value.data, depth - 1, above)
         return _tag("object", {"type": value.type_name, "text": str(value), "data": data})
+    if kind is list:
+        return _items(value, depth, above)
+    if kind is dict:
+        return _dict(value, depth, above)
     packer = _PACKERS.get(kind)
     if packer is not None:
         try:
@@ -161,7 +159,7 @@ def _dict(value: dict[Any, Any], depth: int, above: list[int]) -> Any:
         if type(key) is not str or key == "$" or not (key.isascii() or _is_text(key)):
             pairs = value.items()
             return _tag("dict", [_items(pair, depth, above) for pair in pairs])
-        plain = item is None or (type(item) is str and item.isascii())  # most are
+        plain = type(item) is str and item.isascii()  # most are
         tree[key] = item if plain else to_tree(item, depth - 1, above)
     return tree
 

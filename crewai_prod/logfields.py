@@ -98,7 +98,7 @@ def of_outcome(outcome: StepRecord | AttemptRecord) -> dict[str, Any]:
     return {
         fields.ATTEMPT: outcome.attempts if isinstance(outcome, StepRecord) else outcome.attempt,
         fields.REPLAYED: False,
-        fields.DURATION_MS: outcome.duration_ms and round(outcome.duration_ms, 3),
+        fields.DURATION_MS: rounded(outcome.duration_ms),
     }
 
 

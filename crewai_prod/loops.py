@@ -62,8 +62,7 @@ class Loops:
     @property
     def memory(self) -> int:
         """How many calls have to be remembered."""
-        counts = self.exact, self.ping_pong, self.no_progress, self.varied
-        return 4 * max(25, *(count or 0 for count in counts))
+        return _memory(self)
 
     @classmethod
     def read(cls, given: Any) -> Loops | None:
@@ -83,6 +82,11 @@ class Loops:
         if calls is None:
             return self
         return Loops(exact=calls, ping_pong=max(calls, 2), no_progress=calls, varied=calls)
+
+
+@lru_cache(maxsize=64)
+def _memory(loops: Loops) -> int:
+    return 4 * max(25, *(getattr(loops, one.name) or 0 for one in fields(loops)))
 
 
 class Rung(IntEnum):

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -28,7 +28,8 @@ from crewai_prod.steps import (
 from crewai_prod.walk import Ticket
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
     """What a model call gave, as far as the journal wants to know.
 
     Attributes:
@@ -109,8 +110,7 @@ class ModelSteps(RunCore):
             self.routing.met(ticket)
         if self.setbacks.on:
             self.setbacks.met(ticket)
-        if self.looping.rules is not None:
-            self.looping.decided(scope)
+        self.looping.decided(scope)
         if ticket.recorded is not None:
             self._note_replay(ticket, drifted=drifted)
         elif self.replay_only is not None:
@@ -119,8 +119,7 @@ class ModelSteps(RunCore):
             refusal = None if self.routing.on else self.bill.refusal(ticket)
             if refusal is not None:
                 raise self.stop(refusal)
-            if self.braking.brakes.on:
-                self.braking.in_time(scope)
+            self.braking.in_time(scope)
         return ticket
 
     def finish_model(self, ticket: Ticket, answer: Answer) -> None:

@@ -376,7 +376,8 @@ class TaskRecord:
     finished_at: float | None = None
 
 
-class MessageRecord(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRecord:
     """One message of a conversation, stored once per run and addressed by its content.
 
     `digest` covers the message and, through `parent`, all that came before it. `body` is JSON of

@@ -313,7 +313,6 @@ _HINTS: Final[list[tuple[str, _Pattern | _Assigned]]] = [
 
 _DIGITS = re.compile(r"[0-9a-f]*", re.ASCII).fullmatch
 """Of our ids and digests, which are in every line: no hint consists of such letters alone."""
-assert not any(_DIGITS(hint) for hint, _ in _HINTS)
 
 
 def _shapes_for(text: str) -> dict[_Pattern | _Assigned, None]:

@@ -43,7 +43,7 @@ class History:
     def __init__(self, steps: Iterable[StepRecord]) -> None:
         self._steps: dict[str, StepRecord] = {}
         self._models: dict[str, list[str]] = defaultdict(list)
-        self._unmet: dict[str, dict[str, None]] = defaultdict(dict)
+        self._unmet: dict[str, dict[str, None]] = {}
         self._last_seq: dict[str, int] = {}
         self._met: set[str] = set()
         self._anew: set[str] = set()

@@ -199,8 +199,7 @@ class RunCore:
         Raises:
             CrewProdError: It was; or the journal could not be read.
         """
-        if self._stopped is not None or deadlines.left():
-            self.check()
+        self.check()
         now = time.monotonic()
         if now - self._looked >= CANCEL_SECONDS:
             self._write(self._refuse_if_cancelled)
@@ -294,10 +293,8 @@ class RunCore:
     # -- writing ----------------------------------------------------------------------------------
 
     def _step(self, ticket: Ticket, status: StepStatus, **outcome: Any) -> StepRecord:
-        if ticket.kind is StepKind.MODEL:
-            usage, model = outcome.get("usage"), outcome.get("model")
-            outcome["cost"] = self.bill.cost(ticket, status, usage, model)
-        return ticket.step(status, self.lease.epoch, **outcome)
+        cost = self.bill.cost(ticket, status, outcome.get("usage"), outcome.get("model"))
+        return ticket.step(status, self.lease.epoch, cost=cost, **outcome)
 
     def _commit(
         self, ticket: Ticket, step: StepRecord, messages: Sequence[MessageRecord] = ()
@@ -309,7 +306,7 @@ class RunCore:
             step,
             messages=messages,
             attempt=ticket.before,
-            settled=brakes.settled(step, ticket.before) if brakes.on else None,
+            settled=brakes.settled(step, ticket.before),
             verdicts=self.guarding.pending(),
         )
         if self.ended:  # it was in flight for longer than the end of the run waits
@@ -322,16 +319,13 @@ class RunCore:
         if step.kind is StepKind.TOOL:
             self.looping.ended(step)
         brakes.enter(step)
-        if step.cost is not None:
-            self.bill.enter(step, ticket.scope.task_name, self.log)
+        self.bill.enter(step, ticket.scope.task_name, self.log)
         self.log.step_finished(step, task=ticket.scope.task_name)
-        if brakes.on:
-            self.braking.warn()
+        self.braking.warn()
 
     def _write(self, write: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         """Make a write; one that fails stops the run before its next effect."""
-        if self._stopped is not None:
-            self.check_owner()
+        self.check_owner()
         try:
             write(*args, **kwargs)
         except (JournalError, RunCancelled) as error:

@@ -36,10 +36,8 @@ _KICKED_OFF = re.compile(r"(?P<task>(?:.*/)?tasks/\d+(?:~\d+)?/)[^/]*~[0-9a-f]{8
 
 def digest(*parts: bytes) -> str:
     """20 hex digits over the parts, told apart by their lengths."""
-    hashed = hashlib.blake2b(digest_size=10)
-    for part in parts:
-        hashed.update(len(part).to_bytes(8, "big") + part)
-    return hashed.hexdigest()
+    told_apart = b"".join([len(part).to_bytes(8, "big") + part for part in parts])
+    return hashlib.blake2b(told_apart, digest_size=10).hexdigest()
 
 
 def step_id(scope: str, kind: str, request: str, occurrence: int) -> str:
@@ -170,7 +168,8 @@ class Talk(NamedTuple):
 NOTHING_SAID = Talk([], [], [])
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
     """A model call's meaning.
 
     Attributes:

@@ -132,8 +132,7 @@ class ToolSteps(RunCore):
             raise self.replay_only
         else:
             self.heed()
-            if self.braking.brakes.on:
-                self.braking.in_time(ticket.scope)
+            self.braking.in_time(ticket.scope)
             admitted = self._admit(ticket, options, passed, form, refusal)
             if admitted and ticket.effect == "write":
                 self._intend(ticket)
@@ -153,7 +152,7 @@ class ToolSteps(RunCore):
         if record is not None and record.effect != REFUSED and refusal is None:
             self.looping.met(ticket, options)
             return True  # it was admitted before
-        facts = None if self.looping.rules is None else self.looping.refusal(ticket, options)
+        facts = self.looping.refusal(ticket, options)
         if facts is None and refusal is not None:
             facts = describe(refusal)
         if facts is None:
@@ -173,11 +172,9 @@ class ToolSteps(RunCore):
         nested = ticket.effect == "nested"
         refusal: ToolError | None = self._admission.refusal(ticket.name, options, nested=nested)
         if refusal is None:
-            if options.approval is not None:
-                refusal = self.approving.admit(ticket, arguments, options, form)
+            refusal = self.approving.admit(ticket, arguments, options, form)
             if refusal is None:
-                if self.braking.brakes.on:
-                    self.braking.afford(ticket)
+                self.braking.afford(ticket)
                 return None
             self._admission.take_back(ticket.name)
         return describe(refusal)

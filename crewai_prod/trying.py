@@ -110,9 +110,8 @@ class Trying:
         """
         while True:
             try:
-                seconds = seconds_left(self.options.timeout)
                 with inside():
-                    result = body() if seconds is None else call_within(seconds, body)
+                    result = call_within(seconds_left(self.options.timeout), body)
             except BaseException as error:
                 if not self._ends_call(error, on_loop=False):
                     raise

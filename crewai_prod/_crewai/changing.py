@@ -9,7 +9,7 @@ from crewai.tools.base_tool import BaseTool
 from pydantic import ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
-from crewai_prod._crewai.typed import Typed, declared_of
+from crewai_prod._crewai.typed import Typed
 from crewai_prod.arguments import Unfit, read_arguments
 from crewai_prod.errors import ToolInputInvalid
 from crewai_prod.misfits import told
@@ -85,11 +85,11 @@ class ToolForm:
 
     @property
     def _inputs(self) -> Any:
-        return declared_of(self._tool).inputs if isinstance(self._tool, Typed) else None
+        return self._tool._declared.inputs if isinstance(self._tool, Typed) else None
 
     def _read_typed(self, arguments: dict[str, Any]) -> dict[str, Any]:
         assert isinstance(self._tool, Typed)
-        strict = declared_of(self._tool).options.strict
+        strict = self._tool._declared.options.strict
         try:
             read_arguments(self._inputs, arguments, strict=strict, hidden=self._hidden)
         except Unfit as error:

@@ -59,9 +59,7 @@ class Meter:
         with self._lock:
             self._closed = True
         first, *rest = self.usages or self.inner or (None,)
-        if first is None or not rest:
-            return None if first is None else read_usage(first)
-        return sum(map(read_usage, rest), read_usage(first))
+        return None if first is None else sum(map(read_usage, rest), read_usage(first))
 
 
 _meter: ContextVar[Meter | None] = ContextVar("crewai_prod_meter", default=None)
@@ -192,7 +190,7 @@ class calling:
 
     def __enter__(self) -> Meter:
         meter = Meter()
-        live = _live.get() | {id(llm) for llm in self._llms}
+        live = _live.get().union(map(id, self._llms))
         self._tokens = _live.set(live), _meter.set(meter), hold_retries()
         return meter
 

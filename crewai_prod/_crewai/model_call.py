@@ -128,8 +128,7 @@ class ModelCall:
             work: Asks a model: this one, or one that stands in for it.
             alone: No other model can stand in for it.
         """
-        guarding = self.run.guarding
-        if guarding.on and guarding.watches(self.scope, *PLACES):
+        if self.run.guarding.watches(self.scope, *PLACES):
             return GuardedCall(self).answer(work, alone=alone)
         return self.made(self.begin(), work, alone=alone)
 

@@ -8,12 +8,14 @@ put in front of CrewAI's find them as quickly as any method.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+K = TypeVar("K", bound=type)
 
-def found_at_once(kind: type) -> None:
+
+def found_at_once(kind: K) -> K:
     """Have a class of our own find the private attributes of its objects at once.
 
     What is found is what pydantic finds, and what is missing is as missing; to set or delete one is
@@ -22,11 +24,12 @@ def found_at_once(kind: type) -> None:
     what a class has under the same name comes first.
     """
     if getattr(kind, "__getattr__", None) is not BaseModel.__getattr__:  # type: ignore[attr-defined]
-        return
+        return kind
     known = {name for base in kind.__mro__ for name in vars(base)}
     for name, attribute in kind.__private_attributes__.items():  # type: ignore[attr-defined]
         if name not in known and not hasattr(attribute, "__get__"):
             type.__setattr__(kind, name, _Found(name))
+    return kind
 
 
 class _Found:

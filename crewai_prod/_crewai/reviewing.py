@@ -375,8 +375,7 @@ def reviewed(executor: Any) -> None:
     if kind not in _classes:
         namespace = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
         made: Any = type(kind)
-        _classes[kind] = made(kind.__name__, (front, kind), namespace)
-        found_at_once(_classes[kind])
+        _classes[kind] = found_at_once(made(kind.__name__, (front, kind), namespace))
     object.__setattr__(executor, "__class__", _classes[kind])
     uncounted(executor, seam_of(executor.agent).run, executor.original_tools)
 

@@ -80,8 +80,7 @@ def front_class(mixin: type, original: type, namespace: Mapping[str, Any]) -> ty
                 "__doc__": original.__doc__,
                 **namespace,
             }
-            made = type(original)(original.__name__, (mixin, original), described)
-            found_at_once(made)
+            made = found_at_once(type(original)(original.__name__, (mixin, original), described))
             known[mixin] = ref(made)
             _recent.append(made)
     return made

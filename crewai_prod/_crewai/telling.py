@@ -37,11 +37,10 @@ def told(asked: Asked, answer: Any) -> Any:
     writing: with native tools a reply cannot name one in its text, and where a final answer is
     forced CrewAI names no agent.
     """
+    of_agent = asked.sources.get("from_agent") is not None
     if isinstance(answer, list):
         return [_with_object(call) for call in answer]
-    if not isinstance(answer, str) or "tools" in asked.params:
-        return answer
-    if asked.sources.get("from_agent") is None:
+    if not isinstance(answer, str) or not of_agent or "tools" in asked.params:
         return answer
     cut = uninvented(answer)
     if cut == answer or not asks_in_text(_instructions(asked.messages)):

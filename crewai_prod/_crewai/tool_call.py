@@ -224,9 +224,7 @@ class ToolCall:
             CrewProdError: The run was stopped.
         """
         guarding = self.seam.run.guarding
-        if ticket.recorded is not None or not guarding.on:
-            return arguments, None
-        if not guarding.watches(ticket.scope, "tool_call"):
+        if ticket.recorded is not None or not guarding.watches(ticket.scope, "tool_call"):
             return arguments, None
         given = _plain(arguments)
         try:
@@ -260,7 +258,7 @@ class ToolCall:
         guarding, ticket = self.seam.run.guarding, self._live.ticket
         if self.seam.options.untrusted:
             guarding.taint(ticket.scope, self.seam.original.name)
-        if not guarding.on or not guarding.watches(ticket.scope, "tool_result"):
+        if not guarding.watches(ticket.scope, "tool_result"):
             return value
         failure = failure_text(value)
         if failure is not None:

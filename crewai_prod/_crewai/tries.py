@@ -412,8 +412,7 @@ class Tries:
             if isinstance(error, (ModelError, DeadlineExceeded, UsageError, RouteFailed)):
                 raise self._final(error) from error.__cause__
         finally:
-            if self._run.braking.brakes.on:
-                self._run.braking.brakes.release(self._ticket.step_id)
+            self._run.braking.brakes.release(self._ticket.step_id)
 
     def _final(self, error: CrewProdError) -> Exception:
         scope = self._ticket.scope
@@ -470,10 +469,8 @@ class Tries:
 
     def _still_wanted(self) -> None:
         """Nobody waits in a run that was stopped or cancelled."""
-        try:
+        with refusing():
             self._run.heed()
-        except CrewProdError as refusal:
-            raise StopRun(refusal) from refusal
 
     def _name(self) -> str:
         return str(self.model.model)

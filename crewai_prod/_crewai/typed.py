@@ -24,6 +24,7 @@ from crewai.tools.structured_tool import CrewStructuredTool
 from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import PrivateAttr
 
+from crewai_prod._crewai.private import found_at_once
 from crewai_prod._crewai.stop import is_tool_failure, refused_input
 from crewai_prod._crewai.takeover import front_class, put
 from crewai_prod.arguments import Arguments, Signature, Unfit, closed_model, read_arguments
@@ -89,7 +90,6 @@ class Typed:
     """A tool with a declaration, in front of one of CrewAI's classes of tools."""
 
     _declared: Declared
-    """Read it with `declared_of`."""
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The native path; a refused call is not counted."""
@@ -116,7 +116,7 @@ class Typed:
 
     async def _arun(self, *args: Any, **kwargs: Any) -> Any:
         given, read = self._read(args, kwargs)
-        return self._checked(await declared_of(self).work.acall(read, given))
+        return self._checked(await self._declared.work.acall(read, given))
 
     def begin(self, reading: Reading) -> Any:
         """`_run` with what was read before.
@@ -130,14 +130,11 @@ class Typed:
     async def abegin(self, reading: Reading) -> Any:
         """The asynchronous twin of `begin`."""
         self._accept()
-        return self._checked(await declared_of(self).work.acall(reading.read, reading.given))
+        return self._checked(await self._declared.work.acall(reading.read, reading.given))
 
     def _worked(self, given: dict[str, Any], read: Arguments | None) -> Any:
-        declared = declared_of(self)
-        result = declared.work.call(read, given)
-        if not isinstance(result, str) and inspect.isawaitable(result):
-            return self._later(result)
-        return result if declared.results is None else self._checked(result)
+        result = self._declared.work.call(read, given)
+        return self._later(result) if inspect.isawaitable(result) else self._checked(result)
 
     async def _later(self, result: Awaitable[Any]) -> Any:
         return self._checked(await result)
@@ -150,7 +147,7 @@ class Typed:
         Raises:
             ToolInputInvalid: They do not fit, or too many did not fit before.
         """
-        declared, where = declared_of(self), _here()
+        declared, where = self._declared, _here()
         if declared.inputs is None:
             return kwargs, None
         given = _by_name(declared.inputs, args, kwargs)
@@ -167,23 +164,21 @@ class Typed:
         return given, read
 
     def _accept(self) -> None:
-        corrections = declared_of(self).corrections
-        if corrections.any:
+        if self._declared.corrections.any:
             where = _here()
             self._refuse_if_spent(where)
-            corrections.accept(where)
+            self._declared.corrections.accept(where)
 
     def _refuse_if_spent(self, where: Hashable) -> None:
-        if declared_of(self).corrections.spent(where):
+        if self._declared.corrections.spent(where):
             raise self._refusal([], 0)
 
     def _refusal(self, misfits: list[Misfit], left: int) -> ToolInputInvalid:
-        most = declared_of(self).corrections.limit + 1
         then = (
             "Mend this and call it again."
             if left
-            else f"Its arguments were wrong {most} times in a row: do not call it again for this "
-            "task."
+            else f"Its arguments were wrong {self._declared.corrections.limit + 1} times in a row: "
+            "do not call it again for this task."
         )
         name = sanitize_tool_name(self.name)  # type: ignore[attr-defined]
         text = " ".join(filter(None, (f"Tool {name!r} was not called.", told(misfits), then)))
@@ -195,7 +190,7 @@ class Typed:
         Raises:
             ToolOutputInvalid: It is not.
         """
-        results = declared_of(self).results
+        results = self._declared.results
         if results is None or is_tool_failure(result):
             return result
         misfits = results.misfits(result)
@@ -207,15 +202,14 @@ class Typed:
 
     def format_output_for_agent(self, raw_result: Any) -> str:
         """What the model reads of a result."""
-        results = declared_of(self).results
-        if results is not None and not is_tool_failure(raw_result):
-            return results.say(raw_result)
+        if self._declared.results is not None and not is_tool_failure(raw_result):
+            return self._declared.results.say(raw_result)
         shown: str = super().format_output_for_agent(raw_result)  # type: ignore[misc]
         return shown
 
     def to_structured_tool(self) -> CrewStructuredTool:
         """As the text path wants it, for the next task."""
-        declared = declared_of(self)
+        declared = self._declared
         declared.corrections.accept(None)
         if declared.inputs is not None:
             declared.inputs.show_once()
@@ -275,12 +269,6 @@ def not_counted(tool: Any) -> None:
             tool.current_usage_count -= 1  # type: ignore[attr-defined]
 
 
-def declared_of(tool: Typed) -> Declared:
-    """What a tool is declared to be: as an attribute, pydantic would find it last of all."""
-    declared: Declared = tool.__pydantic_private__["_declared"]  # type: ignore[attr-defined]
-    return declared
-
-
 def _here() -> Hashable:
     """The task that calls; None outside of runs, where a tool is told when one begins."""
     within = current_scope.get()
@@ -294,8 +282,6 @@ def _by_name(
     inputs: type[Arguments], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
     names = inputs.meaning_.names
-    if not args:
-        return dict(kwargs)
     if len(args) > len(names) or any(name in kwargs for name in names[: len(args)]):
         raise TypeError(f"takes {list(names)}; got {len(args)} by position, and {sorted(kwargs)}")
     return {**dict(zip(names, args, strict=False)), **kwargs}
@@ -308,6 +294,7 @@ def _facts(misfits: list[Misfit]) -> list[dict[str, str | None]]:
 # -- what can be declared -------------------------------------------------------------------------
 
 
+@found_at_once
 class FunctionTool(Typed, Tool):  # type: ignore[type-arg]
     """A function as a tool."""
 
@@ -320,17 +307,18 @@ class FunctionTool(Typed, Tool):  # type: ignore[type-arg]
         if owner is None or not self._belongs:
             return self
         bound = copy.copy(self)
-        work = declared_of(bound).work
+        work = bound._declared.work
         assert isinstance(work, FunctionWork)
         func = work.func.__get__(owner, kind)
         bound._belongs = False
         bound._declared = replace(
-            declared_of(self), work=replace(work, func=func), corrections=Corrections()
+            self._declared, work=replace(work, func=func), corrections=Corrections()
         )
         put(bound, func=func)
         return bound
 
 
+@found_at_once
 class ForeignTool(Typed, BaseTool):
     """A tool of LangChain, or one that looks like it."""
 
@@ -408,7 +396,7 @@ def declared_options(tool: Any) -> ToolOptions | None:
     """What was declared with the tool itself, secrets among its arguments included."""
     if not isinstance(tool, Typed):
         return None
-    declared = declared_of(tool)
+    declared = tool._declared
     secret = declared.inputs.meaning_.hidden if declared.inputs is not None else frozenset()
     return replace(declared.options, sensitive=declared.options.sensitive | secret)
 
@@ -424,7 +412,7 @@ def arguments_of(
         That, and how they were read; None: they were not, or they are wrong.
     """
     raw = {**kwargs, "*": list(args)} if args else kwargs
-    declared = declared_of(tool) if isinstance(tool, Typed) else None
+    declared = tool._declared if isinstance(tool, Typed) else None
     if declared is None or declared.inputs is None:
         return raw, None
     inputs = declared.inputs
@@ -469,13 +457,13 @@ def doing_within(tool: BaseTool, worker: Callable[[BaseTool], BaseTool]) -> Base
     """The tool whose work is done by what `worker` makes of the one that does it now."""
     if not isinstance(tool, Typed):
         return worker(tool)
-    declared = declared_of(tool)
-    if not isinstance(declared.work, ToolWork):
+    work = tool._declared.work
+    if not isinstance(work, ToolWork):
         return tool
-    doing = worker(declared.work.tool)
-    if doing is declared.work.tool:
-        return tool
-    return _with(tool, replace(declared, work=ToolWork(doing)))
+    doing = worker(work.tool)
+    return (
+        tool if doing is work.tool else _with(tool, replace(tool._declared, work=ToolWork(doing)))
+    )
 
 
 def check_options(declared: Declared, tool: str) -> None:
@@ -496,7 +484,7 @@ def check_options(declared: Declared, tool: str) -> None:
 
 
 def _changed(tool: Any, options: ToolOptions) -> BaseTool:
-    before = declared_of(tool)
+    before: Declared = tool._declared
     name = sanitize_tool_name(tool.name)
     kind = options.result_schema or (before.results and before.results.kind)
     results = None if kind is None else Results(kind, name, strict=options.strict)
@@ -529,7 +517,7 @@ class _WrappedTool(Typed):
     @property
     def tool_type(self) -> str:
         """The original's: CrewAI shows it to models, and finds classes by it."""
-        work = declared_of(self).work
+        work = self._declared.work
         kind = type(work.tool) if isinstance(work, ToolWork) else type(self)
         return f"{kind.__module__}.{kind.__qualname__}"
 

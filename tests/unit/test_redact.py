@@ -18,7 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crewai_prod import fields
-from crewai_prod.redact import CUT, MARK, MAX_SIZE, is_sensitive, redact, redact_fields, redact_text
+from crewai_prod.redact import (
+    _DIGITS,
+    _HINTS,
+    CUT,
+    MARK,
+    MAX_SIZE,
+    is_sensitive,
+    redact,
+    redact_fields,
+    redact_text,
+)
 
 # Put together at run time, so that no scanner of this repository takes them for real.
 SHAPES = {
@@ -323,3 +333,8 @@ def test_keys_and_marks_count_towards_the_size() -> None:
     """Many small items under long names, each a secret, are bounded as one large text is."""
     items = [{"n" * 200: n, "api_key": "x"} for n in range(10_000)]
     assert len(json.dumps(redact(items))) < 2 * MAX_SIZE
+
+
+def test_no_hint_of_a_secret_is_made_of_hex_digits_alone() -> None:
+    """Texts of such letters only, as our ids are, are not looked through."""
+    assert not [hint for hint, _ in _HINTS if _DIGITS(hint)]
