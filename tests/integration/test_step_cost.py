@@ -55,7 +55,7 @@ def test_a_schema_is_not_made_in_each_call(tmp_path: Path) -> None:
     counts = []
     for turns in (2, 7):
         made = make_crew(Talk(turns, "text").llm(), turns)
-        for tool in (*made.agents[0].tools, *made.tasks[0].tools):
+        for tool in (*(made.agents[0].tools or ()), *(made.tasks[0].tools or ())):
             tool.args_schema = Topic
         crew = harden(made, journal=tmp_path / f"{turns}.db", tools=READS)
         Topic.made = 0
