@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import orjson
 
-from crewai_prod.codec import meaning, to_tree
+from crewai_prod.codec import encode, meaning
 from crewai_prod.records import MessageRecord
 
 _CACHING = "cache_breakpoint"
@@ -53,7 +53,7 @@ def idempotency_key(run_id: str, step: str) -> str:
     ).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """Where in a run we are.
 
@@ -93,7 +93,13 @@ class Scope:
     def inside(self, tool: str, step: str) -> Scope:
         """The scope of what happens inside a tool's body."""
         path = f"{self.path}/{path_part(tool)}~{step[:8]}"
-        return Scope(path, self.task, self.task_name, self.agent, self.follow)
+        return Scope(  # `replace` takes several times as long, and every call of a tool asks
+            path=path,
+            task=self.task,
+            task_name=self.task_name,
+            agent=self.agent,
+            follow=self.follow,
+        )
 
     def beside(self, what: str, about: str) -> Scope:
         """The scope of what happens beside the conversation here, `about` something (a digest)."""
@@ -332,10 +338,10 @@ def _message(
 
 
 def _body(message: dict[str, Any], *, plain: bool) -> str:
-    """As `codec.encode` writes it."""
+    """As `encode` writes it, which is not asked to walk through what is JSON already."""
     try:
         if plain:
             return orjson.dumps(message).decode()
     except TypeError:  # half a character, or a number of more than 64 bits
         pass
-    return orjson.dumps(to_tree(message)).decode()
+    return encode(message)
